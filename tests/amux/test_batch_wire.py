@@ -167,7 +167,7 @@ def test_an_answer_of_very_many_rows_is_a_failure_and_blocks_nothing_for_long(pi
 @pytest.mark.parametrize(
     "other",
     [
-        {"task_id": "task_9", "status": "SUCCESS"},  # a vendor's own task, or another amux behind this one
+        {"task_id": "task_9", "status": "SUCCESS"},  # the row of a vendor, or of another amux behind this one
         {"data": {"task_id": "task_9", "status": "FAILURE"}},
         {"code": "success", "data": {"task_id": "task_2", "status": "failed"}},
     ],
@@ -179,7 +179,7 @@ def test_a_record_inside_a_record_is_of_the_outer_task_and_says_nothing(other: d
 @pytest.mark.parametrize(
     "shape",
     [
-        {"code": "success", "data": {"id": 7, "task_id": "task_1", "status": "SUCCESS"}},  # single answers
+        {"code": "success", "data": {"id": 7, "task_id": "task_1", "status": "SUCCESS"}},  # a single poll's answer
         {"code": "success", "data": None},
         {"id": "task_1", "object": "video", "status": "completed"},  # form D without a task_id
         {"task_id": ["task_1"], "status": "SUCCESS"},

@@ -127,7 +127,7 @@ async def test_proxies_from_the_environment_and_cookies_are_not_used(
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, proxy.url)
     monkeypatch.delenv("no_proxy", raising=False)
-    client = make_client(f"http://localhost:{server.port}")  # a name: cookies of addresses are never kept
+    client = make_client(f"http://localhost:{server.port}")  # not an IP address: aiohttp never keeps cookies of those
     for _ in range(2):
         assert await client.poll("task_1", KEY) == RUNNING
     assert (server.header("Cookie"), proxy.connections) == ([], 0)
@@ -184,12 +184,12 @@ async def test_every_fault_gives_one_observation_and_the_next_poll_is_good(
 ) -> None:
     url = await sandbox.start()
     client = make_client(url)
-    fault = Fault(kind, seconds=3600, times=2 if kind is K.RESET else 1)  # 2: aiohttp repeats the request by itself
+    fault = Fault(kind, seconds=3600, times=2 if kind is K.RESET else 1)  # 2: the client repeats the request once
     task_id = sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0, faults=(fault,)))
     good = await client.poll(sandbox.create_task(), KEY)
     assert isinstance(good, TaskRecord)
     assert good.status is TaskStatus.COMPLETED
-    # Short only for answers that never come: the others may be slow on a busy machine.
+    # The limit is short only for answers that never come. Other answers may be slow on a busy machine.
     timeout = 0.2 if FAULTS[kind] == "timeout" else 30.0
     observation = await make_client(url, timeout_seconds=timeout).poll(task_id, KEY)
     match FAULTS[kind]:
@@ -252,7 +252,7 @@ async def test_every_broken_answer_has_its_code(
     start_server: StartServer, make_client: MakeClient, write_answer: WriteAnswer, code: str
 ) -> None:
     server = await start_server(write_answer, answer())
-    server.answers.insert(0, write_answer)  # twice: aiohttp repeats the request by itself when the connection breaks
+    server.answers.insert(0, write_answer)  # twice: the client repeats the request if the connection breaks
     client = make_client(server.url)
     observation = await client.poll("task_1", KEY)
     assert code_of(observation, server) == code
@@ -279,7 +279,7 @@ async def test_no_poll_takes_longer_than_its_limit(
     began = loop.time()
     observation = await make_client(server.url, timeout_seconds=0.2).poll("task_1", KEY)
     assert observation == TransientError("timeout", f"127.0.0.1:{server.port} did not answer within 0.2 s")
-    assert 0.19 < loop.time() - began < 10  # more on a busy machine, but not for as long as the answer goes on
+    assert 0.19 < loop.time() - began < 10  # a busy machine is slower, but the endless answer is given up
 
 
 @pytest.mark.parametrize("status", ["401 X", "429 X", "404 X", "502 X"])

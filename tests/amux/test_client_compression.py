@@ -1,4 +1,4 @@
-"""Answers that amux, or a proxy before it, compresses although not asked to, and long headers."""
+"""Answers that amux, or a proxy before it, compresses although the client did not ask for it, and long headers."""
 
 import gzip
 import zlib

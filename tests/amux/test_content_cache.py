@@ -27,7 +27,7 @@ ROOMY, FULL = Disk(90 << 30, 100 << 30), Disk(0, 100 << 30)
 
 @dataclass
 class Cached:
-    """A cache, and an amux to read from. `answers` are the responses that were opened."""
+    """A cache, and an amux that it reads from. `answers` are the responses that the cache has opened."""
 
     cache: ContentCache
     amux: Amux
@@ -96,7 +96,7 @@ async def test_an_open_request_to_amux_ends_when_nobody_waits_for_it_any_more(tm
         assert not ended.is_set()
         callers[1].cancel()
         await ended.wait()
-        assert await all_of(await it.reader()) == SMALL  # the next caller does not join what has ended
+        assert await all_of(await it.reader()) == SMALL  # the next caller begins a new read
 
 
 async def test_an_error_of_amux_is_every_waiting_caller_s_and_the_next_caller_asks_again(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ async def test_an_answer_that_nobody_takes_is_closed(tmp_path: Path) -> None:
         look.set()
         await asyncio.gather(caller, return_exceptions=True)
         await until(lambda: it.answers[0].closed)
-        answer = await it.open()  # no room: it is passed on, and the caller closes it
+        answer = await it.open()  # there is no room: the answer is passed on, and the caller closes it
         assert isinstance(answer, aiohttp.ClientResponse)
         assert await answer.read() == SMALL
 
@@ -198,7 +198,7 @@ async def test_a_disk_that_does_not_answer_does_not_block_the_event_loop(tmp_pat
         caller = asyncio.create_task(it.reader())
         await until(lambda: it.answers)
         for _ in range(100):
-            await asyncio.sleep(0)  # the loop runs
+            await asyncio.sleep(0)  # the loop is not blocked
         assert not caller.done()
         answers.set()
         assert await all_of(await caller) == SMALL
@@ -206,7 +206,7 @@ async def test_a_disk_that_does_not_answer_does_not_block_the_event_loop(tmp_pat
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Makes the kernel refuse to write beyond a size, as a full disk does."""
+    """Makes the kernel refuse writes beyond a size while the block runs, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -232,7 +232,7 @@ async def test_reads_reserve_their_room_in_advance(tmp_path: Path) -> None:
     async with cached(tmp_path, Amux(body, gates=[MIB]), limit=3 * MIB) as it:
         reader = await it.reader()
         assert it.cache.bytes_used == 2 * MIB
-        answer = await it.open("wat_" + "2" * 26)  # both would not fit
+        answer = await it.open("wat_" + "2" * 26)  # there is no room for both files
         assert isinstance(answer, aiohttp.ClientResponse)
         answer.close()
         it.amux.open_gate()

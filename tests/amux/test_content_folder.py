@@ -1,4 +1,4 @@
-"""The folder of the content cache: locks, modes, names, and what a start finds."""
+"""The folder of the content cache: locks, modes, names, and the files that a start finds."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_bridges_of_one_database_have_folders_of_their_own(tmp_path: Path) -> No
     again = folder(tmp_path / "content")
     assert [found.watch_id for found in again.prepare()] == [WATCH]
     assert again.path == first.path
-    assert names(again.path) == {WATCH}  # the file that was not complete is gone
+    assert names(again.path) == {WATCH}  # the incomplete file is gone
     os.close(growing.fd)
     for each in (second, again):
         each.close()
@@ -137,7 +137,7 @@ def test_files_are_found_in_the_order_of_their_last_use(tmp_path: Path) -> None:
     for watch_id in (WATCH, OTHER):
         write(own, watch_id)
         os.utime(own.path / watch_id, (1, 1 if watch_id == WATCH else 2))
-    fd, _ = own.open(WATCH)  # a use
+    fd, _ = own.open(WATCH)  # opening counts as a use
     os.close(fd)
     own.close()
     assert [found.watch_id for found in folder(tmp_path / "content").prepare()] == [OTHER, WATCH]

@@ -1,4 +1,4 @@
-"""Answers of other servers and vendors, in the form of their public documentation: each is read fully, or says why not.
+"""Answers of other servers and vendors, in the form of their public documentation. Each is read fully, or has an error.
 
 A server of the same family as amux may pass such a body on as it is, or hold it in the `data` of its own record.
 """
@@ -21,7 +21,7 @@ def read(body: Any) -> Observation:
 
 
 def record(status: str, vendors_body: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Form C, as amux answers for its channels whose vendor has not been measured."""
+    """Returns form C, as amux answers for channels whose vendor has not been measured."""
     row = {"id": 7, "task_id": TASK, "status": status, "fail_reason": "", "progress": "100%", "user_id": 2, "quota": 9}
     return {"code": "success", "message": "", "data": row | {"data": vendors_body} | fields}
 
@@ -331,10 +331,10 @@ def test_each_documented_answer_is_read_fully(name: str) -> None:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_a_vendors_body_is_read_in_amuxs_record_too(name: str) -> None:
-    """Only URL, format, numbers and the code: everything else comes from amux's own record."""
+    """Only URL, format, numbers and the code are read from it. Everything else comes from amux's own record."""
     body, expected = BODIES[name]
     if "data" in body or "task" in body:
-        return  # an envelope: amux keeps the vendor's body in its own one
+        return  # the body is an envelope already, and amux would put the vendor's body into its own envelope
     if expected.status is TaskStatus.COMPLETED and "url" not in body:
         seen = read(record("SUCCESS", body))
         assert isinstance(seen, TaskRecord)

@@ -35,7 +35,7 @@ async def test_polls_go_through_the_proxy_by_name(make_client: MakeClient, tmp_p
         plain = TestServer(amux(), scheme=scheme)
         await plain.start_server(ssl=context)
         async with connect_proxy() as proxy:
-            # The name does not exist here.
+            # Only the proxy knows this name.
             proxy.places[f"hooks.example:{port}"] = ("127.0.0.1", plain.port or 0)
             through = Proxy("127.0.0.1", proxy.port, login="user:secret")
             client = make_client(f"{scheme}://hooks.example", proxy=through, ssl_context=trusting)

@@ -14,7 +14,7 @@ TEXT = b'{"task_id":"task_1","status":"running"}'
 
 
 def gzipped(body: bytes) -> bytes:
-    """Without the time, so that the tests' names stay the same."""
+    """Compresses without a timestamp, so that the tests' names stay the same."""
     return gzip.compress(body, mtime=0)
 
 

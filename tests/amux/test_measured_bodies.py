@@ -34,7 +34,7 @@ def queued(at: float, progress: int = 0, **origin: Any) -> TaskRecord:
 
 
 def unknown(at: float, **origin: Any) -> TaskRecord:
-    """On the alias, amux says "unknown" of some vendors' tasks that wait."""
+    """Returns the record of a waiting task for which amux says "unknown" on the alias, as with some vendors."""
     return TaskRecord(TaskStatus.UNKNOWN, 0, raw_status="unknown", submitted_at=at, **origin)
 
 
@@ -78,7 +78,7 @@ EXPECTED: Mapping[str, tuple[Observation, Observation]] = {
         TaskRecord(TaskStatus.COMPLETED, None, f"{FILES}/doubao-000007.mp4?sig=abc%2F%3D", "mp4", live=True),
         done(1795865309, 1795865319, "doubao-000007", **DOUBAO_ALIAS),
     ),
-    # Its URL is amux's own content route, which needs the key.
+    # The URL is amux's own content route, which needs the key, so it is not read.
     "sora success: over": (
         done(1795865308, 1795865321, None, SORA_VIDEO, **SORA),
         done(1795865308, 1795865321, None, SORA_VIDEO, **SORA_ALIAS),
@@ -99,7 +99,7 @@ EXPECTED: Mapping[str, tuple[Observation, Observation]] = {
         failed(1795865326, 1795865342, "TaskPromptPolicyViolation", "TaskPromptPolicyViolation", **VIDU),
         failed(1795865326, 1795865342, "TaskPromptPolicyViolation", "TaskPromptPolicyViolation"),
     ),
-    # Kling's `code` is that of the request. The task has none.
+    # Kling's `code` belongs to the request. The task has no code.
     "kling failed: over": (
         failed(1795865326, 1795865340, None, "The content may contain sensitive words", **KLING),
         failed(1795865326.328, 1795865340.89, None, "The content may contain sensitive words"),
@@ -116,7 +116,7 @@ EXPECTED: Mapping[str, tuple[Observation, Observation]] = {
         failed(1795865543, 1795865572, None, "task failed", **SORA),
         failed(1795865543, None, None, None, **SORA_ALIAS),
     ),
-    # amux never notices that the vendor expired or cancelled it: only the watch's deadline ends it.
+    # amux never notices that the vendor's task expired or was cancelled. Only the deadline ends such a watch.
     "doubao expired: over": (LIVE_RUNNING, running(1795865543, 30, **DOUBAO_ALIAS)),
     "doubao cancelled: over": (LIVE_RUNNING, running(1795865543, 30, **DOUBAO_ALIAS)),
     "kling nourl: young": (queued(1795865645, **KLING), unknown(1795865645.297)),

@@ -1,4 +1,4 @@
-"""Requests whose answer is forwarded: the answer as it comes, and one kind of error when there is none."""
+"""Requests whose answer is forwarded: the answer as it comes, or one kind of error if there is no answer."""
 
 import asyncio
 import gzip

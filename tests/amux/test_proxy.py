@@ -141,6 +141,6 @@ async def test_a_compressed_create_answer_is_inflated_so_that_its_task_and_the_k
     if coding == "gzip":
         assert (created_task(whole.body), KEY.encode() in whole.body) == ("task_1", False)
         assert "Content-Encoding" not in whole.headers
-    else:  # it is paid for: the app gets it as it came
+    else:  # amux has created a task that costs money, so the app gets the answer as it came
         assert gzip.decompress(whole.body) == created
         assert whole.headers["Content-Encoding"] == "br"

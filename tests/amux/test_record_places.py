@@ -1,4 +1,4 @@
-"""Where a record holds the video's URL, its metadata, its format and its origin, and what is not taken for them."""
+"""Where a record holds the video's URL, metadata, format and origin, and which other values are not taken for them."""
 
 import itertools
 from typing import Any
@@ -51,13 +51,13 @@ def test_the_first_place_of_the_url_counts(first: dict[str, Any], second: dict[s
 
 
 def merged(record: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """The record with the members of the other one, also inside its objects."""
+    """Returns `record` with the members of `other` added, also inside its objects."""
     both = {name: merged(record[name], other[name]) for name in other if isinstance(record.get(name), dict)}
     return record | other | both
 
 
 def with_url(value: Any, url: str) -> Any:
-    """The same place with another URL."""
+    """Returns the same object or list with another URL."""
     match value:
         case dict():
             return {name: with_url(inner, url) for name, inner in value.items()}

@@ -55,7 +55,7 @@ def transient_error(body: Any, status: int = 200, content_type: str = JSON) -> t
 
 
 def answer_in(form: str, age: float, **chosen: Any) -> Any:
-    """The answer, in a form, for a task of that age which is queued for 10 s and runs for 10 s."""
+    """Returns the answer in a form for a task of an age. The task is queued for 10 s, then runs for 10 s."""
     behaviour = Behaviour(queue_seconds=10, run_seconds=10, **chosen)
     task = Task(TASK, 770_000_001, "model", "a cat", behaviour, 0.0, 1_795_446_200.0)
     return render(form, view_at(task, age, BASE))
@@ -68,7 +68,7 @@ ORIGIN: dict[str, dict[str, Any]] = {
     "D": {"model": "model", "submitted_at": 1_795_446_200.0},
     "E": {"model": f"{PRIVATE_MARK}-vendor-model", "submitted_at": 1_795_446_200.0},
 }
-"""What each form says about its task beside the status."""
+"""What each form says about its task besides the status."""
 
 
 @pytest.mark.parametrize("form", "ABCDE")
@@ -144,7 +144,7 @@ def test_times_in_milliseconds_are_recognised(form: str) -> None:
 @pytest.mark.parametrize("age", [5, 15, 30])
 def test_nothing_private_is_read_from_a_record(outcome: Outcome, form: str, age: float) -> None:
     record = record_of(answer_in(form, age, outcome=outcome, error_always=True))
-    # Form E is a vendor's own body, so that the vendor's name of the model is all there is.
+    # Form E is a vendor's own body, so it has only the vendor's name of the model.
     shown = repr(record._replace(model=None) if form == "E" else record)
     assert PRIVATE_MARK not in shown
     assert not any(str(number) in shown for number in (*PRIVATE_NUMBERS, 770_000_001))

@@ -1,6 +1,6 @@
 """Baselines: the least work that aiohttp, uvloop and orjson need for a poll, a registration and a callback.
 
-They have no schedule, no limits and no store. Each is measured in the same run as the bridge, on the same core.
+The baselines have no schedule, no limits and no store. Each is measured in the same run as the bridge, on its core.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ class Work:
         return self.count / self.usage.wall
 
     def without_idle(self, idle: float) -> "Work":
-        """Returns the work without the CPU time of an idle process, `idle` CPU seconds a second."""
+        """Returns the work without the CPU time of an idle process, which is `idle` CPU seconds a second."""
         return Work(self.count, Usage(self.usage.wall, self.usage.cpu - idle * self.usage.wall))
 
 
 class Rounds:
-    """Several measurements of the same work. Their median counts, because other programs disturb some of them."""
+    """Several measurements of the same work. Only their median counts: other programs disturb some of them."""
 
     def __init__(self) -> None:
         self._works: list[Work] = []
@@ -97,7 +97,7 @@ async def _polls(base: str, concurrency: int, seconds: float, authority: str | N
 
 
 def paced_polls(base: str, tasks: int, interval: float, seconds: float) -> Work:
-    """Polls each of so many tasks at an interval, in an asyncio task of its own."""
+    """Polls `tasks` tasks at an interval, each in an asyncio task of its own."""
     work = run_once(MEASURED, _paced_polls, base, tasks, interval, seconds)
     assert isinstance(work, Work)
     return work
@@ -120,7 +120,7 @@ async def _paced_polls(base: str, tasks: int, interval: float, seconds: float) -
         watches = [asyncio.create_task(watch(number)) for number in range(tasks)]
         await asyncio.sleep(interval * 1.2)
         gc.collect()
-        gc.freeze()  # as the bridge does: else each collection looks at 30,000 asyncio tasks
+        gc.freeze()  # as the bridge does: otherwise each collection scans 30,000 asyncio tasks
         before, meter = done, Meter(own_cpu)
         await asyncio.sleep(seconds)
         work = Work(done - before, meter.read())
@@ -150,7 +150,7 @@ async def _repeat(handle: Callable[[int], Awaitable[None]], concurrency: int, se
 
 
 def posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Work:
-    """Signs, sends and reads the answer, over kept connections."""
+    """Signs and sends callbacks over kept connections, and reads the answers."""
     work = run_once(MEASURED, _posts, urls, concurrency, seconds, body)
     assert isinstance(work, Work)
     return work

@@ -1,8 +1,8 @@
-"""Both lanes side by side: what a watch costs in each, for us and for amux, and how late its end is seen.
+"""Compares the two lanes: what a watch costs in each, for the bridge and for amux, and how late its end is seen.
 
-The single lane is the same bridge with `AMUX_BATCH=off`. A lane that does not keep up has longer delays. Each end is
-waited for at least 30 s, and some are not seen then. So each delay counts as at most 30 s, and those of the unseen ends
-as 30 s: without them the mean of a lane that does not keep up would be too small.
+The single lane is the same bridge with `AMUX_BATCH=off`. A lane that does not keep up sees ends late, and some not
+within the 30 s after the measurement. So each delay counts as at most 30 s, and an unseen end counts as 30 s. Without
+the unseen ends the mean of such a lane would be too small.
 """
 
 import time
@@ -21,7 +21,7 @@ WAITED_SECONDS = 30.0
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """100 to 100,000 watches in both lanes, with `--full` a million; as rows, and as a table and a picture."""
+    """Measures 100 to 100,000 watches in both lanes, with `--full` also a million. Writes a table and a picture too."""
     counts = bench.pick([20], [100, 10_000, 100_000], [100, 10_000, 100_000, 1_000_000])
     sides: list[Sides] = []
     with upstream(batch=True, watch_stalls=False) as amux:
@@ -55,7 +55,7 @@ def _compared(name: str, batch: Costs, single: Costs) -> Iterator[Row]:
 
 
 def _costs(bench: Bench, amux: Child, watches: int, lane: str) -> Costs:
-    """Measures one lane: first warm, then for a while in which some tasks end."""
+    """Measures one lane, after a warm-up, for a while in which some tasks end."""
     warm, seconds = bench.pick((2.0, 2.0), (15.0, 20.0), (15.0, 40.0))
     ends = min(watches // 2, 200)
     ready = time.time() + warm + watches / 50_000 + 15.0  # the start of a million takes some seconds
@@ -80,13 +80,13 @@ def _costs(bench: Bench, amux: Child, watches: int, lane: str) -> Costs:
 
 
 def _names(watches: int, ends: int, ready: float, seconds: float) -> list[str]:
-    """Returns ids of tasks. `ends` of them, in even distances, end one after the other within `seconds` from `ready`.
+    """Returns ids of tasks. `ends` of the tasks end one after another within `seconds` from `ready`.
 
-    A batch has neighbours in this list, so ends that are all neighbours would be seen at one moment of a round.
+    They are spread evenly over the list. A batch reads neighbours, so one batch would see all ends that are neighbours.
     """
     names = [f"task_{number}" for number in range(watches)]
     for number in range(ends):
-        # In a mixed order, so that the ends do not go through the list as a round does. 7,919 is a prime number.
+        # The order is mixed: a round of batches goes through the list in order. 7,919 is a prime number.
         place = number * 7_919 % ends * (watches // ends)
         names[place] += f"-{int((ready + seconds * number / ends) * 1000)}"
     return names

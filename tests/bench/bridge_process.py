@@ -1,4 +1,4 @@
-"""The measured bridge: the real service in its own process, with all features on and its log in a file."""
+"""The measured bridge: the real service in its own process, with all features on. A file gets its log."""
 
 import cProfile
 import http.client
@@ -55,9 +55,9 @@ def every(seconds: float) -> dict[str, str]:
 
 
 class Bridge(Child):
-    """A running bridge. `database` is a path or a URL; its log is `bridge.log` in `folder`.
+    """A running bridge. `database` is a path or a URL. The log is `bridge.log` in `folder`.
 
-    The hook `core` chooses its core; the other hooks are those of `bridge`.
+    The hook `core` chooses the bridge's core. The other hooks are those of the function `bridge`.
     """
 
     def __init__(self, folder: Path, database: Path | str, settings: Mapping[str, str], **hooks: Any) -> None:
@@ -77,9 +77,9 @@ class Bridge(Child):
 def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapping[str, Any]) -> None:
     """Serves until SIGTERM, as `amux-bridge serve` does. The ready message is the URL.
 
-    Hooks: `profile` (a file for the profile of the event loop's thread; that of the store's thread ends in `.writer`),
-    INTERVALS (seconds between two runs of that job), `certificate` (a file of trusted CAs), `counts` (shared integers:
-    the statements and the commits so far).
+    Hooks: `profile` (a file for the profile of the event loop's thread; the profile of the store's thread gets the
+    same name with `.writer`), the names in INTERVALS (seconds between two runs of that job), `certificate` (a file of
+    trusted CAs), `counts` (two shared integers: the statements and the commits so far).
     """
     sys.stdout = sys.stderr = log.open("a")
     for name in INTERVALS & hooks.keys():
@@ -87,7 +87,7 @@ def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapp
         getattr(jobs, constant)  # fails if the constant has another name now
         setattr(jobs, constant, hooks[name])
     if "certificate" in hooks:
-        # Instead of SSL_CERT_FILE: aiohttp reads that at its import, and the parent process has imported it already.
+        # SSL_CERT_FILE would not help: aiohttp reads it at its import, and the parent process has imported aiohttp.
         connector._SSL_CONTEXT_VERIFIED.load_verify_locations(hooks["certificate"])
     if "counts" in hooks:
         _count(hooks["counts"])
@@ -107,7 +107,7 @@ def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapp
 
 
 def _count(counts: Any) -> None:
-    """Counts statements and commits of this process's connections to SQLite. Do not measure CPU meanwhile."""
+    """Counts commits and other statements of this process's connections to SQLite. Do not measure CPU meanwhile."""
 
     def count(statement: str) -> None:
         counts[int(statement == "COMMIT")] += 1
@@ -118,7 +118,7 @@ def _count(counts: Any) -> None:
 
 
 def _profile_writer(file: str) -> None:
-    """Profiles the store's thread too: a profile covers one thread."""
+    """Profiles the store's thread in a profile of its own, because a profile covers one thread."""
     run, profile = Threads._run, cProfile.Profile(time.thread_time)
 
     def profiled(threads: Threads) -> None:

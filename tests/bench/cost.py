@@ -1,7 +1,7 @@
-"""What one watch costs PostgreSQL, by its own statistics: registered, polled, settled, delivered, recorded.
+"""What one watch costs PostgreSQL, by the server's own statistics, from its registration to the recorded attempt.
 
-One watch at a time, so that no two share a transaction. Under load they do, and each costs less. The statements of
-idle replicas are measured separately and subtracted.
+The watches run one at a time, so that no two share a transaction. Under load watches share transactions, and each costs
+less. The statements of idle replicas are measured separately and subtracted.
 """
 
 import time
@@ -20,13 +20,13 @@ from tests.bench.upstream import upstream
 from tests.databases import NoServer, PostgresServer
 
 STATEMENTS = 25.0  # of a watch with one status change: four transactions; tests/store/test_statements.py lists them
-SLACK = 1.02  # idle replicas send statements once a second: sometimes once more than was subtracted
+SLACK = 1.02  # idle replicas send statements once a second, and sometimes send more of them than were subtracted
 MOST_GROWTH = 1.4
-RUNS_SECONDS = 0.12  # of a task: long enough that its first or second poll finds it running
+RUNS_SECONDS = 0.12  # a task runs so long that its first or second poll finds it running
 FEW = 100
 SELDOM = 86_400.0
 NO_PERIODIC_WORK = dict.fromkeys(("adoption", "deadlines", "gauges", "stuck_monitor"), SELDOM)
-"""Other periodic work of a replica, which is no part of a watch's cost and is measured separately."""
+"""Jobs of a replica that run almost never in this measurement, because they are no part of a watch's cost."""
 FAST_POLLS = {
     "poll_first_delay_seconds": "0.02",
     "poll_interval_seconds": "0.05",
@@ -44,7 +44,7 @@ class _Case:
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """The cost of a watch with more replicas and more active watches, then the cost of a heartbeat with more tasks."""
+    """Measures a watch with more replicas and more active watches, then a heartbeat with more tasks."""
     many = bench.pick(1_000, 20_000, 100_000)
     try:
         with server() as started, upstream() as amux, start_receivers(1) as receivers:
@@ -57,7 +57,7 @@ def run(bench: Bench) -> Iterator[Row]:
 
 
 def _watch_cost(bench: Bench, on: PostgresServer, amux: Child, receivers: Child, case: _Case) -> Cost:
-    """Returns the cost of one watch. The times are those of the best round: other programs disturb the others."""
+    """Returns the cost of one watch. Each time is the shortest of all rounds: other programs disturb some rounds."""
     rounds, watches, url = bench.pick(1, 5, 9), bench.pick(5, 6, 40), on.migrated()
     fill(url, [f"task_{number}" for number in range(case.active)], ELSEWHERE)
     settings = {"amux_base_url": str(amux.ready_message), **FAST_POLLS}
@@ -77,7 +77,7 @@ def _watch_cost(bench: Bench, on: PostgresServer, amux: Child, receivers: Child,
         for _ in range(rounds):
             with database_meter(on, url) as busy:
                 _complete_watches(bridges, receivers, watches)
-                time.sleep(0.1)  # the last attempt is recorded
+                time.sleep(0.1)  # until the last attempt is recorded
                 busy_seconds, cost = busy.read()
             costs.append(cost.less(idle_cost, busy_seconds / idle_seconds).each(watches))
     statements = median(cost.statements for cost in costs)

@@ -1,12 +1,12 @@
-"""An ordinary day: whole lives of watches at a few ends a second, and a bridge that has nothing to do.
+"""An ordinary day: whole lives of watches at 20 to 300 ends a second, and a bridge that has nothing to do.
 
 A life is a registration, about four polls, the settlement and the delivery. The bare bridge does the same work with
-aiohttp alone and stores nothing. Both get the same watches at the same rate. CPU is that of the process, by thread: the
-event loop, the busiest other thread (SQLite's writer), and the rest. `--rates 20` runs that rate only.
+aiohttp alone and stores nothing. Both get the same watches at the same rate. The CPU of the process is given by thread:
+the event loop, the busiest other thread (SQLite's writer), and the rest. `--rates 20` runs that rate only.
 
-What a life consists of is measured part by part: the bare bridge, plain sqlite3 for the same rows (`least.py`), and the
-rest (`parts.py`). A part that runs alone costs more than in a bridge that does several at a time. docs/performance.md
-has the figures.
+The parts of a life are also measured one by one: the bare bridge, plain sqlite3 for the same rows (`least.py`), and the
+rest (`parts.py`). A part costs more when it runs alone than in a bridge that does several at a time.
+docs/performance.md has the figures.
 """
 
 import time
@@ -37,7 +37,7 @@ TRACED_UNTIL = 100  # ends a second: strace stops each system call, and at 300 t
 PARTS_UNTIL = 100  # ends a second: at 300 the parts of lives follow each other, and none of them runs alone
 HOSTS = 16
 POLL_SECONDS = 1.0
-LIFE_SECONDS = 3.5  # of a task: it ends between its third and its fourth poll
+LIFE_SECONDS = 3.5  # a task ends between its third and its fourth poll
 TARGETS = {20: 3.5, 100: 2.7}  # milliseconds of a life, with SQLite
 DELAYS = {0.5: 15.0, 0.99: 100.0}  # milliseconds from a settlement to the first byte at the receiver, by quantile
 IDLE_TARGET = 0.3  # per cent of a core
@@ -81,7 +81,7 @@ class _World:
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """An idle bridge, then lives at each rate with SQLite, then with PostgreSQL."""
+    """Measures an idle bridge, then lives at each rate with SQLite, then with PostgreSQL."""
     if not bench.rates:
         yield from _idle(bench)
     rates = bench.rates or RATES[: bench.pick(1, 3, 3)]
@@ -142,7 +142,7 @@ def _delays(rate: int, database: Path, arrivals: dict[str, float]) -> Iterator[R
 
 
 def _part_rows(world: _World, rate: int, total: float, floors: dict[str, float]) -> Iterator[Row]:
-    """What of a life's CPU is which. Each part is measured alone, with cold caches: their sum may be more."""
+    """Yields the CPU of each part of a life. Each part runs alone, with cold caches, so the sum may be more."""
     seconds = world.bench.pick(0.3, 4.0, 15.0)
     parts = floors | parts_of_a_life(str(world.amux.ready_message), rate, seconds, world.bench.folder)
     parts["what is left: the difference from the whole"] = total - sum(parts.values())
@@ -161,7 +161,7 @@ def _bare(world: _World, rate: int) -> Life:
 
 
 def _counts(world: _World, rate: int, life: Life) -> Row:
-    """Statements, commits and syncs of a life, in a run of their own, because counting them costs time."""
+    """Counts statements, commits and syncs of a life, in a separate run, because counting costs time."""
     counts = Array("q", 2)
     syncs: list[int | None] = []
     with Bridge(world.bench.folder, world.bench.seeds.file(), world.settings(), counts=counts) as bridge:
@@ -182,7 +182,7 @@ def _counts(world: _World, rate: int, life: Life) -> Row:
 
 
 def _postgres_counts(world: _World, started: PostgresServer, rate: int) -> Row:
-    """Statements and commits of a life, counted by the server, and what the server takes for it."""
+    """Measures the statements and the commits of a life, by the server's counts, and the server's CPU."""
     url, seconds = started.migrated(), world.bench.pick(1.0, 5.0, 10.0)
     with (
         Bridge(world.bench.folder, url, world.settings()) as bridge,
@@ -203,7 +203,7 @@ def _postgres_counts(world: _World, started: PostgresServer, rate: int) -> Row:
 
 
 def _least(bench: Bench, rate: int) -> tuple[float, Row]:
-    """What SQLite alone takes for the rows of a life: milliseconds of CPU, and the row."""
+    """Returns the milliseconds of CPU that SQLite alone takes for the rows of a life, and the row of the table."""
     seconds = bench.pick(1.0, 10.0, 30.0)
     cpu, pages, statements, commits = run_once(MEASURED, least_lives, bench.seeds.file(), rate, seconds, payload())
     cell = f"{cpu:.2f} ms, {pages:.1f} pages, {statements:.0f} statements, {commits:.0f} commits"
@@ -224,7 +224,7 @@ def _measure(world: _World, process: Child, url: str, rate: int) -> Life:
             read_waits()
         return [written]
 
-    def read_waits() -> None:  # outside of what is measured: it takes CPU
+    def read_waits() -> None:  # called outside of the measured time, because it takes CPU
         if isinstance(process, Bridge):
             waits.append(Lag.read(process, FIRST_ATTEMPTS))
 
@@ -240,7 +240,7 @@ def _measure(world: _World, process: Child, url: str, rate: int) -> Life:
 def _lives(
     world: _World, url: str, rate: int, seconds: float, read: Callable[[], Sequence[int]]
 ) -> tuple[list[int], int, int]:
-    """Registers evenly. From the first ends on, returns how much `read` has grown, the ends, and the polls."""
+    """Registers evenly. Returns the growth of what `read` returns, the ends and the polls, all since the warm-up."""
     ports: Ports = world.receivers.ready_message
     world.receivers.ask("reset")
     warm = LIFE_SECONDS + 3 * POLL_SECONDS
@@ -260,7 +260,7 @@ def _lives(
 
 
 def _idle(bench: Bench) -> Iterator[Row]:
-    """An idle bridge, and one with watches that it does not poll in this time."""
+    """Measures a bridge without watches, and one with watches that it does not poll in this time."""
     for watches, target in ((0, IDLE_TARGET), (FEW_WATCHES, FEW_TARGET)):
         database = bench.seeds.file(active=[f"task_{number}" for number in range(watches)])
         with Bridge(bench.folder, database, POLLS_NOTHING) as bridge:

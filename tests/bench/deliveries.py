@@ -1,4 +1,4 @@
-"""Callbacks: their rate compared with a bare loop, how soon they begin, and how a hanging host delays the others."""
+"""Callbacks: their rate compared with a bare loop, how soon they begin, and whether a hanging host delays others."""
 
 import sqlite3
 import time
@@ -16,14 +16,14 @@ from tests.bench.seeding import payload
 from tests.bench.table import Row
 from tests.bench.upstream import upstream
 
-HOSTS = 16  # with eight attempts at a time each: all of the default concurrency
+HOSTS = 16  # eight attempts at a time for each host use the whole default concurrency
 GOOD_HOSTS = 50
 PROMISED_RATE = 300.0
 PROMISED_SHARE = 0.04  # of the bare loop's rate: 300 a second of 7,500
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """The rate, then the delays, then the delays with a hanging host."""
+    """Measures the rate, then the delays, then the delays with a hanging host."""
     with start_receivers(HOSTS) as receivers:
         bare, row = _rate(bench, receivers)
         yield row
@@ -32,7 +32,7 @@ def run(bench: Bench) -> Iterator[Row]:
         ports: Ports = receivers.ready_message
         alone = _latencies(bench, receivers, ports.urls(), rate)
         yield from _delays(f"{rate:.0f} completions a second", alone, 0.015, 0.1)
-        # The hanging host gets one in fifty-one.
+        # The hanging host gets one delivery in fifty-one.
         mixed = _latencies(bench, receivers, [*ports.urls(), url_of(ports.hanging[0])], rate)
         yield from _delays(f"{GOOD_HOSTS} good hosts and one that hangs", mixed, None, 0.25)
         times = _quantile(mixed, 0.99) / _quantile(alone, 0.99)
@@ -40,7 +40,7 @@ def run(bench: Bench) -> Iterator[Row]:
 
 
 def _rate(bench: Bench, receivers: Child) -> tuple[Rounds, Row]:
-    """Pending deliveries are sent as fast as possible; the bare loop runs before and after."""
+    """Measures how fast pending deliveries are sent. The bare loop runs before and after."""
     ports: Ports = receivers.ready_message
     seconds, backlog = bench.pick(0.5, 3.0, 5.0), bench.pick(200, 4_000, 40_000)
     bare = Rounds()
@@ -62,7 +62,7 @@ def _rate(bench: Bench, receivers: Child) -> tuple[Rounds, Row]:
 
 
 def _latencies(bench: Bench, receivers: Child, urls: list[str], rate: float) -> list[float]:
-    """Returns the seconds from each settlement to its callback's first byte, sorted, of good hosts only.
+    """Returns the sorted seconds from each settlement to its callback's first byte, for good hosts only.
 
     Every task is completed before its first poll, and first polls are spread evenly over one interval.
     """

@@ -1,6 +1,6 @@
 """Growth: what a poll, a registration and a delivery cost with few rows in the database and with very many.
 
-The rate of polls is the same in both: the interval grows with the number of watches.
+The rate of polls is the same in both cases, because the interval grows with the number of watches.
 """
 
 import sqlite3
@@ -27,7 +27,7 @@ LATE_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Costs:
-    """CPU µs of each."""
+    """CPU µs of each kind of work."""
 
     poll: float
     registration: float
@@ -35,7 +35,7 @@ class Costs:
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """The same work on a small and on a large database, then retention on the large one."""
+    """Measures the same work on a small and on a large database, then retention."""
     active, settled = bench.pick(2_000, 20_000, 100_000), bench.pick(1_000, 100_000, 1_000_000)
     rate = bench.pick(50.0, 60.0, 500.0)
     with upstream() as amux, start_receivers(16) as receivers:
@@ -51,7 +51,7 @@ def run(bench: Bench) -> Iterator[Row]:
 def _costs(  # noqa: PLR0917  the numbers of a measurement
     bench: Bench, amux: Child, receivers: Child, active: int, settled: int, rate: float
 ) -> Costs:
-    """Measures each kind of work alone while polls go on, and subtracts the cost of the polls, measured first."""
+    """Measures polls alone, then registrations and then deliveries while polls go on. Subtracts the polls' cost."""
     ports: Ports = receivers.ready_message
     seconds, dead, idle = bench.pick(1.0, 8.0, 20.0), bench.pick(100, 1_000, 4_000), bench.idle
     urls = [f"{url}/{number}" for number, url in enumerate(ports.urls())]
@@ -60,7 +60,7 @@ def _costs(  # noqa: PLR0917  the numbers of a measurement
         settled=settled,
         dead=[urls[number % len(urls)] for number in range(dead)],
     )
-    # New registrations are not polled: beside few watches they would be many times more.
+    # New watches are not polled: there would be many times more of them than of the few watches.
     settings = {"amux_base_url": str(amux.ready_message), **every(active / rate), "poll_first_delay_seconds": NEVER}
     with Bridge(bench.folder, database, settings) as bridge:
         time.sleep(1.0)
@@ -82,7 +82,7 @@ def _costs(  # noqa: PLR0917  the numbers of a measurement
 
 
 def _retention(bench: Bench, amux: Child, settled: int, rate: float) -> Iterator[Row]:
-    """Retention deletes all watches that settled long ago while polls go on."""
+    """Measures how late polls are while retention deletes all watches that settled long ago."""
     rows = min(settled, bench.pick(1_000, 10_000, 1_000_000))
     active = int(rate * 4)
     database = bench.seeds.file(active=[f"task_{number}" for number in range(active)], settled=rows)

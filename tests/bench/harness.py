@@ -16,7 +16,7 @@ Choice = TypeVar("Choice")
 
 
 class Size(IntEnum):
-    """TINY checks that a benchmark works, SMALL is quick, FULL has the sizes of the promises."""
+    """TINY checks that a benchmark works, SMALL is quick, FULL has the sizes for which the docs promise figures."""
 
     TINY = 0
     SMALL = 1
@@ -27,8 +27,8 @@ class Size(IntEnum):
 class Bench:
     """One run of the benchmarks.
 
-    `profiles` is a folder for cProfile's results of the bridges, `pictures` one for pictures and their tables, or None.
-    `rates` replaces those of `day`.
+    `profiles` is a folder for the bridges' profiles by cProfile, `pictures` a folder for pictures and their tables.
+    Each may be None. `rates` replaces the rates of `day`.
     """
 
     folder: Path
@@ -52,10 +52,10 @@ class Bench:
 
     @cached_property
     def idle(self) -> float:
-        """CPU seconds a second of an idle bridge: its ticks.
+        """CPU seconds a second of an idle bridge, which only runs its ticks.
 
-        Other programs on the core make work take longer while ticks go on. Therefore costs are reported without the
-        ticks, and the ticks separately. On a core without other programs the ticks are less than a hundredth.
+        If other programs use the core, the same work takes longer, and more ticks run meanwhile. Therefore costs are
+        reported without the ticks. On a core without other programs the ticks are less than a hundredth.
         """
         with Bridge(self.folder, self.seeds.file(active=["task_1"]), POLLS_NOTHING) as bridge:
             time.sleep(self.pick(0.2, 1.0, 5.0))

@@ -11,13 +11,13 @@ from tests.bench.bridge_process import Bridge
 SINGLE_POLLS = ("amux_bridge_poll_lag_seconds", 'lane="single"')
 FIRST_ATTEMPTS = ("amux_bridge_stage_seconds", 'stage="attempted"')
 SETTLEMENTS = ("amux_bridge_stage_seconds", 'stage="settled"')
-"""Histograms: the lag of single polls, and the time from a settlement to the first attempt and from amux's answer with
-an end to the settlement."""
+"""The names and labels of histograms: the lag of single polls, the time from a settlement to the first attempt, and the
+time from amux's answer with an end to the settlement."""
 
 
 @dataclass(frozen=True)
 class Lag:
-    """Polls by their lag, or what another histogram counts.
+    """The polls by their lag, as a histogram counts them. Other histograms are read in the same way.
 
     `below[i]` polls were at most `bounds[i]` seconds late. `total` is the sum of all lags.
     """
@@ -28,7 +28,7 @@ class Lag:
 
     @classmethod
     def read(cls, bridge: Bridge, histogram: tuple[str, str] = SINGLE_POLLS) -> Self:
-        """Reads a histogram, given as its name and its labels: all that it has counted so far."""
+        """Reads all that a histogram has counted so far. `histogram` is its name and its labels."""
         (name, labels), samples = histogram, bridge.metrics()
         bucket = re.compile(rf'{name}_bucket\{{(?:{labels},le="([^"]+)"|le="([^"]+)",{labels})\}}')
         found = sorted((float(m[1] or m[2]), value) for key, value in samples.items() if (m := bucket.fullmatch(key)))
@@ -49,11 +49,11 @@ class Lag:
         return self.total / max(self.count, 1)
 
     def share_over(self, seconds: float) -> float:
-        """Returns the share of polls that were later. `seconds` is one of the bounds."""
+        """Returns the share of polls that were more than `seconds` late. `seconds` is one of the bounds."""
         return 1 - self.below[self.bounds.index(seconds)] / max(self.count, 1)
 
     def quantile(self, share: float) -> float:
-        """Returns the upper bound of the bucket with the quantile, in seconds."""
+        """Returns the upper bound of the bucket that contains the quantile, in seconds."""
         return (*self.bounds, inf)[bisect_left(self.below, share * self.count)]
 
     def interpolated(self, share: float) -> float:

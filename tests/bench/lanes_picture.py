@@ -1,4 +1,4 @@
-"""What a watch costs in both lanes, as a table and as a picture."""
+"""Draws what a watch costs in both lanes, as a table and as a picture."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from math import log10
 
 _COLUMN, _PANEL, _LEFT, _BAR = 460, 190, 70, 250  # pixels: a panel's width and height, its labels, its longest bar
 _LINE = 17
-_DECADES = 4.0  # a bar of no length is a ten thousandth of the longest
+_DECADES = 4.0  # bars are logarithmic: a value of a ten thousandth of the largest has no length
 _BATCH, _SINGLE, _INK, _PALE = "#2f7d5b", "#8a6fb0", "#1f2328", "#59636e"
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one watch in a minute: requests, bytes of answers, CPU milliseconds of the bridge and of the stand-in.
+    """Costs of one watch in a minute: requests, bytes of answers, CPU milliseconds of the bridge and of the stand-in.
 
-    `delay` is the mean time in seconds from a task's end to the poll that saw it, each counted as at most 30 s. `late`
-    is how many ends no poll saw within 30 s or more.
+    `delay` is the mean time in seconds from a task's end to the poll that saw it. Each time counts as at most 30 s.
+    `late` is the number of ends that no poll had seen 30 s after the measurement.
     """
 
     requests: float
@@ -50,7 +50,7 @@ def _text_of(value: float) -> str:
 
 
 def lanes_table(sides: Sequence[Sides]) -> str:
-    """Returns a table in Markdown: a line for each figure, and for each number of watches "batch / single"."""
+    """Returns a table in Markdown: a line for each figure, a column for each number of watches, "batch / single"."""
     lines = [
         "| batches / singly | " + " | ".join(f"{side.watches:,} watches" for side in sides) + " |",
         "|---|" + "--:|" * len(sides),
@@ -64,7 +64,7 @@ def lanes_table(sides: Sequence[Sides]) -> str:
 
 
 def lanes_picture(sides: Sequence[Sides]) -> str:
-    """Returns an SVG with a panel for each figure, and in it two bars for each number of watches."""
+    """Returns an SVG with a panel for each figure. A panel has two bars for each number of watches."""
     rows = (len(_FIGURES) + 1) // 2
     width, height = 2 * _COLUMN, rows * _PANEL + 10
     parts = [

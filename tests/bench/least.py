@@ -1,7 +1,8 @@
-"""The lowest possible cost of what is durable: of a registration, and of all rows of a watch's life.
+"""The least work that stores a registration durably, and the least that stores all rows of a watch's life.
 
-A registration is a bare handler, and plain sqlite3 with group commit. It has no tokens, no search for an equal watch,
-no limits, no fingerprints, no log, no metrics, no polls, and a short answer. A life is plain sqlite3 alone.
+A registration is measured with a bare handler and plain sqlite3 with group commit. It has no tokens, no search for an
+equal watch, no limits, no fingerprints, no log, no metrics, no polls, and a short answer. A life is measured with plain
+sqlite3 alone.
 """
 
 import asyncio
@@ -58,9 +59,9 @@ _ATTEMPT = (
 async def least_lives(database: Path, rate: float, seconds: float, payload: bytes) -> tuple[float, float, float, float]:
     """Writes lives evenly by plain sqlite3. Returns a life's milliseconds of CPU, pages written, statements, commits.
 
-    A life has two commits, and one at rates at which a registration and an end come within 5 ms of each other. What
-    need not be durable by itself is in the commits of other lives: the status in that of the registration two lives
-    later, the attempt in that of the next end.
+    A life has two commits. At rates at which a registration and an end come within 5 ms of each other, it has one. A
+    write that can wait is in a commit of another life: the status in that of a later registration, the attempt in that
+    of the next end.
     """
     connection = sqlite3.connect(database, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")

@@ -1,4 +1,4 @@
-"""Apps that register watches: a bare protocol on kept connections, in its own process, with little CPU time."""
+"""Apps that register watches, in a process of their own: a bare protocol, so that they take little CPU time."""
 
 import asyncio
 import time
@@ -52,9 +52,9 @@ def register(  # noqa: PLR0917  the numbers of a load
 
 
 def register_evenly(url: str, rate: float, seconds: float, life_seconds: float, callbacks: Sequence[str]) -> Child:
-    """Starts to register `rate` watches a second, for so many seconds. Each task ends `life_seconds` afterwards.
+    """Starts to register `rate` watches a second, for `seconds`. Each task ends `life_seconds` afterwards.
 
-    Its answer to "count" is how many watches are registered.
+    The returned process answers "count" with the number of registered watches.
     """
     return Child(LOADING, _serve_evenly, url, rate, seconds, life_seconds, list(callbacks))
 
@@ -122,7 +122,7 @@ def _itself(app: "_App") -> "_App":
 
 
 class _App(asyncio.Protocol):
-    """One connection. It sends the next request when the answer has come."""
+    """One connection, which sends the next request when the answer has come."""
 
     def __init__(self, request: Callable[[], bytes], until: float, done: "asyncio.Future[None]") -> None:
         self._request = request

@@ -1,4 +1,4 @@
-"""Memory: the bytes of each further active watch, loaded or registered, and the time to start with many."""
+"""Memory: the bytes of each further active watch, loaded or registered. Also the time of a start with many watches."""
 
 from collections.abc import Iterator
 
@@ -37,7 +37,7 @@ def run(bench: Bench) -> Iterator[Row]:
 
 
 class _Start:
-    """CPU and wall-clock seconds from the fork to serving, and the RSS after some polls."""
+    """A start: the CPU and wall-clock seconds from the fork to serving, and the RSS after some polls."""
 
     def __init__(self, bridge: Bridge) -> None:
         self.cpu = bridge.cpu()

@@ -1,4 +1,4 @@
-"""A million watches in one process: the start, the memory, a whole round, registering beside them, and ends."""
+"""A million watches in one process: the start, the memory, a whole round of polls, new registrations, and ends."""
 
 import shutil
 import time
@@ -27,13 +27,13 @@ CONNECTIONS = 8
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """With `--full` a million watches, else fewer: what they take, and what they add to a registration."""
+    """Measures what a million watches cost, and how much they slow down a registration. Without `--full` fewer."""
     watches = bench.pick(2_000, 100_000, MILLION)
     with upstream(batch=True, watch_stalls=False) as amux, start_receivers(HOSTS) as receivers:
         database = bench.seeds.file(active=_tasks(watches, receivers.ready_message.urls()))
         copy = database.with_suffix(".unread")
         shutil.copyfile(database, copy)
-        # The new watches are not polled during the run: what is polled is the same from its beginning to its end.
+        # The new watches are not polled during the run, so the same tasks are polled from its beginning to its end.
         settings = {"amux_base_url": str(amux.ready_message), "poll_first_delay_seconds": NEVER}
         with (
             Bridge(bench.folder, bench.seeds.file(), settings) as empty,
@@ -58,7 +58,7 @@ def _tasks(watches: int, urls: Sequence[str]) -> list[str]:
 
 
 def _round(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Iterator[Row]:
-    """A whole round of recorded tasks: how long it takes, and its CPU. The rows have the RSS too."""
+    """Measures a round in which every task is read once: its time and its CPU. Yields the RSS too."""
     amux.ask("reset")
     meter, upstreams, began, reads = bridge.meter(), amux.meter(), time.monotonic(), counts_of(amux).reads
     wait_until(lambda: counts_of(amux).tasks >= watches, 600, "a whole round")
@@ -75,8 +75,8 @@ def _round(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Iterator[
 class Registering:
     """Registrations of new tasks at one bridge, with 8 connections, each of which waits for its answer.
 
-    `polling` is the part of the CPU seconds that reading the watches and the regular jobs took: the tasks that were
-    read meanwhile, at the cost of a task in the 15 s in which nothing was registered and every regular job ran once.
+    `polling` is the CPU seconds that reading tasks and the regular jobs took meanwhile. It is the number of tasks that
+    were read, times the CPU of a read in a time without registrations (`wait`).
     """
 
     def __init__(self, bridge: Bridge, amux: Child) -> None:
@@ -94,7 +94,7 @@ class Registering:
         self._quiet, self._quiet_reads = meter.read(), counts_of(self._amux).reads - reads
 
     def register(self, warm: float, seconds: float, run: str) -> None:
-        """Registers for some seconds, after others in which nothing is measured."""
+        """Registers for `warm` seconds without measuring, then for `seconds`, which are measured."""
         register(self.bridge.url, CONNECTIONS, warm, f"warm {run}")
         meter, reads = self.bridge.meter(), counts_of(self._amux).reads
         done = register(self.bridge.url, CONNECTIONS, seconds, run)
@@ -118,12 +118,12 @@ class Registering:
 
     @property
     def seconds_each(self) -> float:
-        """From one registration to the next."""
+        """The mean seconds from one registration to the next."""
         return self._wall / self._watches
 
     @property
     def shares(self) -> str:
-        """The shares of the core that the polling and all work took."""
+        """The share of the core that the polling took, and the share that all work took."""
         return f"{self.polling / self._wall:.0%} of a core, {self._cpu / self._wall:.0%} in all"
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ _SHARES = (("p50", 0.5), ("p99", 0.99), ("longest", 1.0))
 
 
 def _register_in_turns(bench: Bench, sides: Sequence[Registering]) -> None:
-    """Registers at each bridge in turn, while the others are halted: so a disk that becomes slower is so for all."""
+    """Registers at each bridge in turn, while the others are halted. So a disk that becomes slower affects them all."""
     for turn in range(bench.pick(1, 2, 5)):
         for side in sides:
             with ExitStack() as halted:
@@ -165,7 +165,7 @@ def _by_the_wall_clock(what: str, one: Registering, other: Registering, target: 
 
 
 def _ends(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Row:
-    """How long an end takes from the answer to the stored event, at a rate of ends, by the bridge's own metric."""
+    """Measures the time from amux's answer with an end to the stored event, by the bridge's own metric."""
     rate = bench.pick(20, 100, ENDS_A_SECOND)
     amux.ask(Ends(rate))
     time.sleep(bench.pick(0.5, 5.0, 10.0))

@@ -1,10 +1,10 @@
-"""When polls see the end of a task: the fixed schedule, the learned one, and the least that is possible.
+"""How late polls see the end of a task: with the fixed schedule, with the learned one, and at best.
 
     python tests/bench moments            # with the other benchmarks' rows
     python tests/bench/moments.py         # the whole table: mean, p95, p99 and polls
 
-Virtual time: nothing waits. The bound is the smallest mean wait for the polls that the fixed schedule uses, without
-its limits (see `bridge/core/learned_schedule.py`).
+The time is virtual, so nothing waits. The bound is the smallest mean wait that is possible with as many polls as the
+fixed schedule uses, without the schedule's limits (see `bridge/core/learned_schedule.py`).
 """
 
 import sys
@@ -27,12 +27,12 @@ from tests.bench.table import Row
 
 POLICY = PollPolicy()
 TASKS = 4_000
-TRAININGS = 20  # histories of 20 ends differ: the figures are means over so many of them
+TRAININGS = 20  # histories differ, so the figures are over this number of histories
 BOUND_SAMPLES = 100_000
 SHIFT_AT, SHIFT_UNTIL, START_EVERY = 1_800.0, 7_200.0, 10.0  # seconds of a run whose tasks change at SHIFT_AT
 
 Draw = Callable[[Random, float], float]
-"""From a source of randomness and the time of the start to a task's duration, in seconds."""
+"""Returns a task's duration in seconds, from a source of randomness and the time of its start."""
 
 
 def lognormal(median: float, sigma: float) -> Draw:
@@ -44,7 +44,7 @@ def _mixture(random: Random, now: float) -> float:
 
 
 def _quantised(random: Random, now: float) -> float:
-    """The end as amux's row shows it: a sweep each 55 s, at any phase."""
+    """Returns the time until amux's row shows the end: amux looks every 55 s."""
     return 55.0 * ceil((now + lognormal(90, 0.25)(random, now)) / 55.0) - now
 
 
@@ -72,7 +72,7 @@ MOST_OF_BOUND = 1.7
 
 @dataclass(frozen=True)
 class Figures:
-    """What a schedule did: waits in seconds, polls for each task."""
+    """The result of a schedule: the waits in seconds, and the polls of a task."""
 
     mean: float
     p95: float
@@ -81,7 +81,7 @@ class Figures:
 
 
 def figures(seen: Sequence[tuple[int, float]]) -> Figures:
-    """From (polls, wait) of each task."""
+    """Returns the figures of tasks. `seen` has the polls and the wait of each."""
     waits = sorted(wait for _, wait in seen)
     count = len(seen)
     return Figures(
@@ -90,7 +90,7 @@ def figures(seen: Sequence[tuple[int, float]]) -> Figures:
 
 
 def polled(end: float, schedule: LearnedSchedule | None, random: Random) -> tuple[int, float, float]:
-    """Poll one task until its end is seen: the number of polls, and the ages at the last two of them."""
+    """Polls one task until its end is seen. Returns the number of polls, and the ages at the last two of them."""
     polls, before, age = 0, 0.0, 0.0
     while polls == 0 or age < end:
         jitter, before = random.random(), age
@@ -100,7 +100,7 @@ def polled(end: float, schedule: LearnedSchedule | None, random: Random) -> tupl
 
 
 def trained(draw: Draw, ends: int, random: Random) -> LearnedSchedule | None:
-    """The schedule after so many ends; None while the fixed one still applies."""
+    """Returns the learned schedule after `ends` ends, or None while the fixed one still applies."""
     history, schedule = History(), None
     for _ in range(ends):
         polls, before, age = polled(draw(random, 0.0), schedule, random)
@@ -110,7 +110,7 @@ def trained(draw: Draw, ends: int, random: Random) -> LearnedSchedule | None:
 
 
 def stationary(draw: Draw, ends: int | None) -> Figures:
-    """The fixed schedule (`ends` None), or the learned one after so many ends and no more."""
+    """Returns the figures of the fixed schedule (`ends` is None), or of the one learned from `ends` ends."""
     seen: list[tuple[int, float]] = []
     for training in range(TRAININGS):
         random = Random(training)
@@ -123,7 +123,7 @@ def stationary(draw: Draw, ends: int | None) -> Figures:
 
 
 def run_over_time(draw: Draw, *, learn: bool) -> Figures:
-    """A whole run: tasks start one after the other, and the schedule learns as they end."""
+    """Returns the figures of a run in which tasks start one after the other. With `learn` the schedule learns."""
     random = Random(7)
     starts = [START_EVERY * number for number in range(int(SHIFT_UNTIL / START_EVERY))]
     ends = [draw(random, start) for start in starts]
@@ -145,7 +145,7 @@ def run_over_time(draw: Draw, *, learn: bool) -> Figures:
 
 
 def bound(draw: Draw, polls: float) -> float:
-    """The smallest mean wait for so many polls for each task, from the distribution itself."""
+    """Returns the smallest mean wait with `polls` polls for each task, computed from the distribution itself."""
     random = Random(11)
     ends = sorted(draw(random, 0.0) for _ in range(BOUND_SAMPLES))
     lowest, ratio, total = ends[0], ends[-1] / ends[0], 0.0
@@ -158,8 +158,8 @@ def bound(draw: Draw, polls: float) -> float:
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """The rows that have a target."""
-    del bench  # it takes 20 s, whatever the size
+    """Yields the rows that have a target."""
+    del bench  # this takes 20 s at every size
     for name, draw in STATIONARY.items():
         fixed, early, late = stationary(draw, None), stationary(draw, 20), stationary(draw, 200)
         least = bound(draw, fixed.polls)
@@ -182,7 +182,7 @@ def _rows(what: str, learned: Figures, fixed: Figures) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Print the whole table."""
+    """Prints the whole table."""
     print(f"{'':24}{'schedule':>16}{'mean':>8}{'p95':>8}{'p99':>8}{'polls':>8}{'of bound':>10}")
     for name, draw in STATIONARY.items():
         fixed = stationary(draw, None)

@@ -1,7 +1,7 @@
-"""What the parts of a life cost that neither the bare bridge nor plain sqlite3 has.
+"""The cost of those parts of a life that neither the bare bridge nor plain sqlite3 has.
 
-Each part runs alone in its turn, so many times a second as there are lives: at 20 a second the processor's caches are
-cold, and the same code costs twice as much as at 300. What the clockwork itself costs is subtracted.
+The parts run one after another, each at the rate of the lives: at 20 a second the processor's caches are cold, and the
+same code costs twice as much as at 300. The cost of the timer that starts the runs is subtracted.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ URL = "http://127.0.0.1:9/hooks/video"
 
 
 def parts_of_a_life(amux: str, rate: float, seconds: float, folder: Path) -> dict[str, float]:
-    """Returns milliseconds of CPU of each part, at `rate` lives a second."""
+    """Returns the milliseconds of CPU of each part of a life, at `rate` lives a second."""
     answers = [ask(amux, "GET", f"/v1/video/generations/{task}") for task in ("task_1", "task_x-1000")]
     found = run_once(MEASURED, _measure, answers, rate, seconds, folder / "parts.log", seconds=20 * seconds + 60)
     assert isinstance(found, dict)
@@ -62,7 +62,7 @@ async def _measure(answers: list[bytes], rate: float, seconds: float, log: Path)
 
 
 async def _paced(part: Part, rate: float, seconds: float) -> float:
-    """Returns the milliseconds of CPU of one run of a part and of the clockwork."""
+    """Returns the milliseconds of CPU of one run of a part, with those of the timer."""
     await part()
     runs, began, cpu = max(1, int(rate * seconds)), time.monotonic(), own_cpu()
     for number in range(runs):
@@ -72,7 +72,7 @@ async def _paced(part: Part, rate: float, seconds: float) -> float:
 
 
 def _parts(running: bytes, ended: bytes) -> Mapping[str, tuple[Part, Part | None]]:
-    """Returns each part by its name, and what of it the bare bridge has too."""
+    """Returns each part by its name, and with it the work that the bare bridge does too, if there is any."""
     return {
         f"{COMMITS} hand-overs to the writer's thread and back": (_hand_overs(), None),
         f"{LINES} lines of the log": (_log, None),

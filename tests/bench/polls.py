@@ -14,7 +14,7 @@ from tests.bench.processes import Child
 from tests.bench.table import Row
 from tests.bench.upstream import counts_of, upstream
 
-ALWAYS_DUE_SECONDS = 0.01  # an interval that is too short to keep: every worker is always busy
+ALWAYS_DUE_SECONDS = 0.01  # polls cannot keep up with an interval this short, so every worker is always busy
 TASKS_PER_WORKER = 4
 PROMISED_SHARE = 0.48  # of the bare loop's rate: 50,000 watches at 8 s need 6,250 of its 13,000 polls a second
 LATE_SECONDS = 0.25
@@ -36,7 +36,7 @@ class Comparison:
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """Three kinds of upstream, usual rates, then the lag at the promised rate, then overload."""
+    """Measures three kinds of upstream, usual rates, the lag at the promised rate, and overload."""
     ticks = bench.idle
     yield Row("polls", "nothing to do: share of a core", f"{ticks:.1%}")
     with upstream() as instant:
@@ -103,7 +103,7 @@ def _paced(bench: Bench, amux: Child) -> Iterator[Row]:
 
 
 def _on_time(bench: Bench, amux: Child, found: Comparison) -> Iterator[Row]:
-    """Measures the lag at the promised share of the bare loop's rate by the wall clock: other load slows both."""
+    """Measures the lag at a rate that is a share of the bare loop's rate, because other load slows both."""
     interval, seconds = bench.pick(1.0, 8.0, 8.0), bench.pick(1.0, 8.0, 30.0)
     watches = min(50_000, int(PROMISED_SHARE * found.bare.rate * interval))
     database = bench.seeds.file(active=[f"task_{number}" for number in range(watches)])
@@ -128,7 +128,7 @@ def _on_time(bench: Bench, amux: Child, found: Comparison) -> Iterator[Row]:
 
 
 def _overload(bench: Bench, amux: Child, found: Comparison) -> Iterator[Row]:
-    """With twice as many watches as the bridge can poll in time, each is still polled, the oldest due first."""
+    """Checks that twice as many watches as the bridge can poll in time are all still polled, the oldest due first."""
     interval, rounds = bench.pick(0.5, 3.0, 8.0), 2
     watches = int(2 * found.bridge.rate * interval)
     fair = 2 * interval

@@ -1,4 +1,4 @@
-"""PostgreSQL with durable settings, on all cores. It counts its statements, and its processes' CPU is measured."""
+"""A PostgreSQL server with durable settings, on all cores. Meters read its statements, and the CPU of its processes."""
 
 import os
 import time
@@ -19,7 +19,7 @@ SETTINGS = (
     "max_connections=200",
 )
 ELSEWHERE = "rep_elsewhere"
-"""The id of a replica that owns tasks, never expires, adopts none and polls nothing."""
+"""The id of a replica that does not run, but owns tasks. Its lease never expires."""
 _AT_ONCE = 5_000
 
 _STATEMENTS = """
@@ -32,7 +32,7 @@ _PROCESSES = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a database: the number of statements, their time, and its processes' CPU time, both in seconds."""
+    """The cost of a database: its number of statements, their time, and the CPU time of its processes, in seconds."""
 
     statements: float
     busy: float
@@ -49,7 +49,7 @@ class Cost:
 
 
 class DatabaseMeter:
-    """Measures one database from now on. `like` selects statements by their text; the CPU time is that of all."""
+    """Measures one database from now on. `like` selects statements by their text. The CPU time is of all processes."""
 
     def __init__(self, server: PostgresServer, url: str, like: str = "%") -> None:
         self._parameters = url.rpartition("/")[2], like

@@ -1,4 +1,4 @@
-"""Child processes: forked from one that has imported everything, each pinned to a core, measured from outside."""
+"""Child processes, each pinned to a core and measured from outside. Their parent has already imported everything."""
 
 import asyncio
 import ctypes
@@ -20,7 +20,7 @@ import uvloop
 _FORK = multiprocessing.get_context("fork")
 _ALLOWED = sorted(os.sched_getaffinity(0))
 MEASURED, LOADING = _ALLOWED[0], _ALLOWED[-1]
-"""The core of the measured process, and that of its load: upstream, receivers, clients and the bench itself."""
+"""The core of the measured process, and the core of its load: upstream, receivers, clients and the bench itself."""
 OTHERS = _ALLOWED[:-1] or _ALLOWED
 """The cores for several measured processes."""
 
@@ -31,7 +31,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Usage:
-    """The wall-clock and CPU seconds of some work. `cpu` is that of one process with all its threads."""
+    """The wall-clock and CPU seconds of some work. `cpu` is the time of one process with all its threads."""
 
     wall: float
     cpu: float
@@ -118,7 +118,7 @@ class Child:
         return ThreadTimes(times.pop(self.pid), times)
 
     def written(self) -> int:
-        """Returns how many bytes of files it has changed so far: the kernel writes them to the disk in pages."""
+        """Returns how many bytes of files it has changed so far, in whole pages, as the kernel writes them."""
         return _written(self.pid)
 
     def rss(self) -> int:
@@ -168,7 +168,7 @@ def _begin(core: int, pipe: Connection, target: Callable[..., None], arguments: 
 
 
 def serve(pipe: Connection, start: Callable[[], Coroutine[Any, Any, Any]], answer: Callable[[Any], Any]) -> None:
-    """Runs a server in this process. `start` returns the ready message, `answer` answers each request of the bench."""
+    """Runs a server in this process. `start` returns the ready message. `answer` answers each request of the bench."""
 
     async def run() -> None:
         pipe.send(await start())

@@ -15,7 +15,7 @@ _LENGTH = b"content-length: "
 
 @dataclass
 class Ports:
-    """The ports of receivers: `good` ones answer at once, `hanging` ones never."""
+    """The ports of receivers. `good` receivers answer at once, `hanging` receivers never."""
 
     good: list[int] = field(default_factory=list)
     hanging: list[int] = field(default_factory=list)
@@ -83,7 +83,7 @@ def _value(head: bytes, name: bytes) -> bytes:
 
 
 def serve_receivers(pipe: Connection, good: int, hanging: int) -> None:
-    """Listens until the process ends. The ready message is the ports."""
+    """Runs receivers until the process ends. The ready message is their ports."""
     arrivals = _Arrivals()
 
     async def start() -> Ports:

@@ -1,6 +1,6 @@
 """Registrations, compared with a handler that validates the same body with the same model and stores nothing.
 
-A third server does the least work that is durable: it shows how much of the difference is the cost of storing.
+A third server does the least work that stores a registration durably. It shows how much of the difference is storing.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ BATCHES_AT_A_TIME = 2
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """Single registrations in turn with both handlers, then batches of 500."""
+    """Measures single registrations in turn with both handlers, then batches of 500."""
     rounds, seconds, idle = bench.pick(1, 5, 7), bench.pick(0.5, 1.5, 4.0), bench.idle
     bare, least, single, batched, longest = Rounds(), Rounds(), Rounds(), Rounds(), 0.0
     with (

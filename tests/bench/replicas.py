@@ -1,8 +1,8 @@
 """1, 2 and 4 replicas on one PostgreSQL: how many polls they make together, and how many watches they complete.
 
 With more than two cores the replicas use all but the last, and PostgreSQL uses any. With two cores the replicas share
-one, so more replicas do not increase the rate. The cost of a watch is compared at one fixed rate for each replica:
-at full speed one replica's commits hold more watches than four replicas' commits, which makes each watch cheaper.
+one, so more replicas do not increase the rate. The cost of a watch is compared at the same fixed rate for each replica.
+At full speed a commit of a single replica would hold more watches than a commit of one of four, and cost less a watch.
 """
 
 import json
@@ -23,10 +23,10 @@ from tests.bench.upstream import counts_of, upstream
 from tests.databases import NoServer, PostgresServer
 
 REPLICAS = (1, 2, 4)
-DELAY_SECONDS = 0.3  # of amux's answers: with the limit on concurrent polls it limits the rate of one replica
+DELAY_SECONDS = 0.3  # the delay of amux's answers and CONCURRENCY limit the polls a second of one replica
 CONCURRENCY = 64
 CONNECTIONS = 48  # of apps, to all replicas together
-PROMISED_SHARE = 0.8  # of one replica's rate times the number of replicas
+PROMISED_SHARE = 0.8  # of the product of one replica's rate and the number of replicas
 MOST_GROWTH = 1.4
 ROUND_SECONDS = 0.25
 WATCHES_PER_ROUND = 10  # at each replica
@@ -34,7 +34,7 @@ WATCHES_PER_ROUND = 10  # at each replica
 
 @dataclass(frozen=True)
 class _Done:
-    """The rate in a second, and the CPU µs of one poll or watch, of the replicas and of PostgreSQL."""
+    """Polls or watches a second, and the CPU µs of each in the replicas and in PostgreSQL."""
 
     rate: float
     replicas: float
@@ -72,7 +72,7 @@ def _running_replicas(bench: Bench, url: str, count: int, settings: dict[str, st
 
 
 def _polls(bench: Bench, on: PostgresServer, amux: Child, count: int) -> _Done:
-    """Every replica has more tasks due than it may poll at a time. Each replica polls what was registered at it."""
+    """Measures polls. Every replica has more due tasks than it may poll at a time, all registered at that replica."""
     seconds, url = bench.pick(1.0, 3.0, 20.0), on.migrated()
     settings = {"amux_base_url": str(amux.ready_message), "poll_concurrency": str(CONCURRENCY), **every(0.05)}
     with _running_replicas(bench, url, count, settings) as bridges:
@@ -113,7 +113,7 @@ def _poll_rows(found: dict[int, _Done]) -> Iterator[Row]:
 
 
 def _watches(bench: Bench, on: PostgresServer, amux: Child, receivers: Child, count: int) -> _Done:
-    """Completes watches, whose tasks are completed at the first poll: first at a fixed rate, then at full speed."""
+    """Measures whole watches, first at a fixed rate, then at full speed. Their first poll finds a completed task."""
     ports: Ports = receivers.ready_message
     seconds, url = bench.pick(0.5, 3.0, 20.0), on.migrated()
     settings = {"amux_base_url": str(amux.ready_message), "delivery_concurrency_per_host": "64", **every(0.2)}
@@ -169,7 +169,7 @@ def _at_fixed_rate(receivers: Child, bridges: list[Bridge], rounds: int, callbac
                 callback,
             )
     wait_until(lambda: int(receivers.ask("count")) >= rounds * WATCHES_PER_ROUND * len(bridges), 60, "every callback")
-    time.sleep(0.1)  # the last attempts are recorded
+    time.sleep(0.1)  # until the last attempts are recorded
 
 
 def _at_full_speed(receivers: Child, bridges: list[Bridge], seconds: float, run_name: str, port: int) -> int:

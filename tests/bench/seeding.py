@@ -1,8 +1,9 @@
 """SQLite databases with rows: active and settled watches, dead and pending deliveries.
 
-Rows are inserted directly and in bulk, and most indexes are made afterwards: a million settled watches would take an
-hour through the bridge. Indexes of random keys grow with the rows, as in the bridge: made afterwards, their pages would
-be full, and every registration would split some. Ids sort before those of rows that are added later, as in the bridge.
+Rows are inserted directly and in bulk, and most indexes are made afterwards, because a million settled watches would
+take an hour through the bridge. Indexes of random keys grow with the rows, as in the bridge. If they were made
+afterwards, their pages would be full, and every registration would split some. All ids sort before the ids that the
+bridge adds later.
 """
 
 import shutil
@@ -30,7 +31,7 @@ _AT_ONCE = 5_000
 _RANDOM_KEYS = frozenset({"ux_tasks_open", "ux_watches_active", "ix_watches_task_id"})
 _EVENTS = events_text(TERMINAL_EVENTS)
 _PAYLOAD_AT = 1_764_000_000.0
-_FIRST_EVENTS = {"e": 1, "p": 100_000_001}  # the number of the first event of each kind: ended and pending ones
+_FIRST_EVENTS = {"e": 1, "p": 100_000_001}  # the first event number of watches with ended and with pending deliveries
 
 Row = dict[str, Any]
 
@@ -54,7 +55,8 @@ class Seeds:
         self._made += 1
         path = self._folder / f"seeded-{self._made}.db"
         shutil.copyfile(self._template, path)
-        # In a process of its own: the bridges are forked from this one, and what it has ever used counts as theirs.
+        # The bridges are forked from this process, and all memory that it has ever used counts as theirs. So a child
+        # fills the file.
         run_once(LOADING, _fill_file, path, active, settled, dead, pending, seconds=1_800)
         return path
 
@@ -77,7 +79,7 @@ async def _fill_file(
 
 
 def _drop_indexes(connection: sqlite3.Connection) -> list[str]:
-    """Drops the indexes of keys in order, and returns the statements that make them again."""
+    """Drops the indexes whose keys are not random, and returns the statements that make them again."""
     query = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
     found = dict(connection.execute(query).fetchall())
     missing = _RANDOM_KEYS - found.keys()
@@ -100,13 +102,13 @@ def _fill(connection: sqlite3.Connection, rows: Iterator[tuple[str, Row]]) -> No
 
 
 def random_task_ids(count: int) -> Iterator[str]:
-    """Yields ids of tasks in random order, as amux's are; the same at each call."""
+    """Yields random ids of tasks, as amux's are. Each call yields the same ids."""
     ids = Random(count)
     return (f"task_{ids.getrandbits(128):032x}" for _ in range(count))
 
 
 def _row_id(number: int, kind: str) -> str:
-    """Returns the id of a task's row: 26 characters, which sort before those of the rows that the bridge adds."""
+    """Returns the id of a task's row. It has 26 characters, and sorts before the ids that the bridge adds."""
     return f"00{kind}{number:023d}"
 
 
@@ -155,7 +157,7 @@ def _watch(watch_id: str, row_id: str, task_id: str, now: float, url: str = CALL
 
 
 def active_rows(tasks: Sequence[str], owner: str | None = "local") -> Iterator[tuple[str, Row]]:
-    """Yields a watch for each task, which is in progress. `task_id URL` chooses the callback URL."""
+    """Yields the rows of a running task and of its watch for each entry: "task_id", or "task_id URL" for a callback."""
     now = time.time()
     for number, entry in enumerate(tasks):
         task_id, _, url = entry.partition(" ")
@@ -178,7 +180,7 @@ def _ended(settled: int, dead: Sequence[str]) -> Iterator[tuple[str, Row]]:
 
 
 def _pending(urls: Iterable[str]) -> Iterator[tuple[str, Row]]:
-    """Settled watches whose event is due now, one for each URL."""
+    """Yields settled watches whose delivery is due now, one for each URL."""
     now = time.time()
     for number, url in enumerate(urls):
         watch_id = _watch_id(number, "p")
@@ -193,7 +195,7 @@ def _settled(number: int, kind: str, ended_at: float, url: str) -> Iterator[tupl
     yield _task(row_id, task_id, ended_at, status="completed", closed_at=ended_at, polls=5)
     yield _watch(watch_id, row_id, task_id, ended_at, url, state="settled", outcome="completed", ended_at=ended_at)
     event = {"type": "video.completed", "terminal": 1, "created_at": ended_at, "payload": payload(), "app": "bench"}
-    # Retention keeps an event that has no number in the feed. Those of one kind follow those of the other.
+    # Each event has a number in the feed, because retention keeps events without one.
     yield "events", {"watch_id": watch_id, **event, "number": _FIRST_EVENTS[kind] + number}
 
 

@@ -12,11 +12,11 @@ from tests.bench.table import Row
 from tests.bench.upstream import Counts, counts_of, upstream
 
 MOST_PEAK = 2.0
-BINS = 60  # of the measured time: one second each with the default times, less with shorter times
+BINS = 60  # equal parts of the measured time: with the default times each is one second
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """A restart while polls go on, then more due polls than the rate and the concurrency allow."""
+    """Measures a restart while polls go on, then more due polls than the rate and the concurrency allow."""
     yield from _restart(bench)
     yield from _rate(bench)
     yield from _concurrency(bench)
@@ -53,11 +53,11 @@ def _restart(bench: Bench) -> Iterator[Row]:
 
 
 def _rate(bench: Bench) -> Iterator[Row]:
-    """More polls are due than the rate allows: counts the polls of the busiest second, wherever it begins."""
+    """Counts the polls of the busiest second, wherever it begins, when more polls are due than the rate allows."""
     limit, seconds = bench.pick(20, 50, 200), bench.pick(3.0, 8.0, 60.0)
     with upstream() as amux:
         seen = _observe(bench, amux, {"poll_rate_per_second": str(limit), **every(0.1)}, limit * 2, seconds)
-    # Requests that arrive while the upstream's loop is blocked are recorded later than they came, and closer together.
+    # The upstream records requests late, and closer together, if its loop was blocked when they arrived.
     window = 1.0 - min(seen.stall, 0.5)
     most = busiest(seen.arrivals, window)
     what = f"BRIDGE_POLL_RATE_PER_SECOND={limit}: busiest {window:.2f} s"
@@ -67,7 +67,7 @@ def _rate(bench: Bench) -> Iterator[Row]:
 
 
 def _concurrency(bench: Bench) -> Iterator[Row]:
-    """More polls are due than the concurrency allows."""
+    """Counts the most polls at a time, when more polls are due than the concurrency allows."""
     limit = bench.pick(4, 16, 256)
     with upstream(delay=0.1) as amux:
         seconds = bench.pick(1.0, 4.0, 20.0)

@@ -1,4 +1,4 @@
-"""How often a process has the kernel write a file to the disk: fsync and fdatasync, counted by strace."""
+"""Counts, with strace, how often a process calls fsync and fdatasync, which write a file to the disk."""
 
 import shutil
 import signal
@@ -18,7 +18,7 @@ class SyncCount:
         self._strace: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Begins, if strace is installed."""
+        """Begins to count, if strace is installed."""
         program = shutil.which("strace")
         if program is None:
             return
@@ -29,7 +29,7 @@ class SyncCount:
         self._strace.stderr.readline()  # "attached"
 
     def stop(self) -> int | None:
-        """Returns the number of syncs; None without strace."""
+        """Ends the count and returns it, or None without strace."""
         if self._strace is None:
             return None
         self._strace.send_signal(signal.SIGINT)

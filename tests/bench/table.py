@@ -8,7 +8,7 @@ _TITLES = ("benchmark", "what", "bridge", "bare loop", "ratio", "target", "")
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. `measured` and `target` have the same unit. `at_least`: the target is a minimum, else a maximum."""
+    """One figure. `measured` and `target` have the same unit. The target is a minimum if `at_least`, else a maximum."""
 
     bench: str
     what: str
@@ -21,7 +21,7 @@ class Row:
 
     @property
     def used(self) -> float | None:
-        """How much of the target is used: 1 is the limit, less is better."""
+        """The share of the target that is used: 1 is the limit, less is better."""
         if self.measured is None or self.target is None:
             return None
         if self.at_least:

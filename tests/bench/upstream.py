@@ -1,8 +1,8 @@
 """A bare stand-in for amux: a protocol that reads the task's id and answers at once, or after a delay.
 
-A task whose id ends in `-<Unix milliseconds>` is completed from then on. Other tasks end while `ends` are asked for: so
-many a second, each when it is read. With `batch` it has the batch route. Tasks have a submission time and a progress of
-their own, which grows once a minute.
+A task whose id ends in `-<Unix milliseconds>` is completed from then on. The request `Ends` makes other tasks end: so
+many a second, each when it is read. With `batch` the stand-in has the batch route. Each task has its own submission
+time and its own progress, which grows once a minute.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Ends:
-    """A request to end so many tasks a second from now on. The answer is how many have ended by such requests."""
+    """A request to end so many tasks a second from now on. The answer is how many tasks such requests have ended."""
 
     a_second: float
 
@@ -154,7 +154,7 @@ class _State:
 
 
 class _Connection(asyncio.Protocol):
-    """One kept connection. Requests come one at a time."""
+    """One kept connection, on which requests come one at a time."""
 
     def __init__(self, state: _State) -> None:
         self._state = state
@@ -182,7 +182,7 @@ class _Connection(asyncio.Protocol):
         self._loop.call_later(state.delay, self._send_late, answer)
 
     def _batch(self, data: bytes) -> bytes | None:
-        """Returns the answer of a batch whose last bytes have come, else None."""
+        """Returns the answer to a batch if its last bytes have come, else None."""
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end or len(body) < int(head.lower().partition(b"content-length:")[2].split(None, 1)[0]):
@@ -235,7 +235,7 @@ def upstream(
 
 
 def counts_of(child: Child, request: str = "count") -> Counts:
-    """Returns the counts of a stand-in so far, with "arrivals" or "delays" also these."""
+    """Returns the counts of a stand-in so far. The request "arrivals" or "delays" fills the list of that name too."""
     answer = child.ask(request)
     assert isinstance(answer, Counts)
     return answer

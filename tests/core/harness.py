@@ -9,14 +9,14 @@ ANY = TargetPolicy()
 
 
 def refusal_of(url: str, policy: TargetPolicy = ANY) -> str:
-    """The message of the refusal of a URL."""
+    """Returns the message with which a URL is refused."""
     with pytest.raises(TargetRefused) as refused:
         parse_target(url, policy)
     return str(refused.value)
 
 
 def malformed(url: str) -> str:
-    """The rule that a malformed URL breaks."""
+    """Returns the rule that a malformed URL breaks."""
     with pytest.raises(InvalidRequest) as invalid:
         parse_target(url, ANY)
     [(field, rule)] = invalid.value.fields

@@ -1,4 +1,4 @@
-"""When a credential has a batch lane, how often and how much it is asked, and what a batch's record means."""
+"""When a credential has a batch lane, how often batches are sent and how large they are, and what a record means."""
 
 import itertools
 
@@ -51,7 +51,7 @@ def good(records: int = 10, size: int = 8_600) -> BatchAnswer:
 
 
 def after(health: LaneHealth, observation: BatchObservation, now: float, asked: int = 10) -> LaneHealth:
-    """The health after a request that was asked as soon as that was allowed."""
+    """Returns the health after a request that was sent as soon as that was allowed."""
     began = max(now, health.since)
     return health_after(health, BatchRequest(asked, began, began), observation, POLICY, MAX_INTERVAL)
 
@@ -269,7 +269,7 @@ SEEN = NEW_KEY.with_tested("50")
     [
         (TaskStatus.IN_PROGRESS, False, True),
         (TaskStatus.COMPLETED, False, True),
-        (TaskStatus.FAILED, False, False),  # it may be a vendor's error with one request, kept in amux's row
+        (TaskStatus.FAILED, False, False),  # amux's row may have kept the error of a single request to the vendor
         (TaskStatus.FAILED, True, True),  # amux's row confirms a failure
     ],
 )

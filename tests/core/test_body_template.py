@@ -1,4 +1,4 @@
-"""Bodies in a receiver's own form: which are accepted, and what they become."""
+"""Bodies in a receiver's own form: which templates are accepted, and what the filled bodies are."""
 
 import json
 import re
@@ -175,9 +175,9 @@ def test_a_context_that_is_nested_hundreds_of_levels_deep_is_filled_in_or_null()
 def test_a_value_that_is_nested_too_deeply_is_as_a_missing_one() -> None:
     deep = b"[" * 1_010 + b"]" * 1_010
     template = compile_body({"a": "{{data.deep}}", "b": "t {{data.deep}}.", "c": "{{data.null}}", "d": "{{data.big}}"})
-    for big in (b"1", b"%d" % 2**90):  # with a long number in it, the event is read in another way
+    for big in (b"1", b"%d" % 2**90):  # a number this long makes another parser read the event
         result = fill_body(template, b'{"data":{"deep":%s,"null":"null","big":%s}}' % (deep, big))
-        # Newer versions of Python write so many levels.
+        # Newer versions of Python can write so many levels.
         assert result.startswith((b'{"a":null,"b":"t .","c":"null","d":', b'{"a":[[[[')), result[:60]
         assert float(result.rpartition(b'"d":')[2].rstrip(b"}")) == float(big)
 
@@ -224,7 +224,7 @@ bodies = st.dictionaries(
 
 
 def expected(template: Any, event: Any) -> Any:
-    """Returns the filled template, by a recursive walk that is slow, and simple enough to trust."""
+    """Returns the filled template. The recursive walk is slow, but simple enough to trust."""
     if isinstance(template, dict):
         return {key: expected(value, event) for key, value in template.items()}
     if isinstance(template, list):
@@ -268,7 +268,7 @@ def test_no_value_leaves_its_string_and_the_result_is_always_json(
     assert len(result) <= MAX_FILLED_BYTES
     found = json.loads(result)
     wanted = expected(body, json.loads(payload))
-    # orjson and json write a float in different ways inside a text; as numbers they are equal.
+    # orjson and json may write the same float in different ways inside a text.
     assert found == wanted or has_float(k) or any(map(has_float, context.values()))
     assert shape(found, body) == shape(wanted, body)
 
@@ -280,7 +280,7 @@ def has_float(value: Any) -> bool:
 
 
 def shape(value: Any, template: Any) -> Any:
-    """The names of a template's objects in a result, as deep as the template goes."""
+    """Returns the names of the objects in a result, as deep as the template goes."""
     if isinstance(template, dict):
         return {key: shape(value[key], template[key]) for key in value}
     return [shape(one, each) for one, each in zip(value, template, strict=True)] if isinstance(template, list) else 0

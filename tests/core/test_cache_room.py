@@ -1,4 +1,4 @@
-"""Which files make room in a cache."""
+"""Which files are removed to make room in a cache."""
 
 from hypothesis import given
 from hypothesis import strategies as st

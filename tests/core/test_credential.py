@@ -1,4 +1,4 @@
-"""What answers mean for an amux key: pauses, throttles, and what a good answer resets."""
+"""How answers change the health of an amux key: pauses, throttles, and what a good answer resets."""
 
 from math import inf
 
@@ -33,7 +33,7 @@ TIMEOUT = TransientError("timeout", "t")
 
 
 def after(*answers: tuple[float, Observation]) -> CredentialHealth:
-    """The health of a new key after answers at these times."""
+    """Returns the health of a new key after answers at these times."""
     health = NEW
     for now, observation in answers:
         health = health_after_answer(health, observation, now, POLICY)

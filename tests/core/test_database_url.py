@@ -17,7 +17,7 @@ FORMS = {
     "postgresql://u@%2Fvar%2Frun%2Fpostgresql:5433/db": "postgresql://u@%2Fvar%2Frun%2Fpostgresql:5433/db",
     "postgresql://u@/db?host=/var/run/postgresql": "postgresql://u@/db?host=/var/run/postgresql",
     "postgresql://u@/db?host=h1:1&host=h2:2": (
-        "postgresql://u@/db?host=h1,h2&port=1,2&target_session_attrs=read-write"  # as SQLAlchemy writes several hosts
+        "postgresql://u@/db?host=h1,h2&port=1,2&target_session_attrs=read-write"  # SQLAlchemy writes several hosts so
     ),
     "postgresql://u@[::1]:5432/db": "postgresql://u@[::1]:5432/db",
     "postgresql://u@[fe80::1%25eth0]/db": "postgresql://u@[fe80::1%25eth0]/db",

@@ -1,4 +1,4 @@
-"""Cursors of the event feed: what is written is read back, and nothing else is a cursor."""
+"""Cursors of the event feed: a written cursor is read back, and no other text is a cursor."""
 
 import pytest
 from hypothesis import given

@@ -14,7 +14,7 @@ DOUBTFUL, FAILING = ReceiverHealth.DOUBTFUL, ReceiverHealth.FAILING
 @pytest.mark.parametrize(
     ("concurrency", "per_host", "busy", "most"),
     [
-        # taken slots by health, and the most attempts of one receiver by health: healthy, unknown, doubtful, failing
+        # The last two columns are by health (healthy, unknown, doubtful, failing): taken slots, and most attempts.
         (128, 8, (0, 0, 0, 0), [8, 8, 8, 1]),
         (128, 8, (100, 0, 0, 0), [4, 1, 1, 1]),
         (128, 8, (120, 0, 0, 0), [1, 1, 1, 1]),

@@ -1,4 +1,4 @@
-"""Ids: their order, their forms, and that nothing but their inputs decides them."""
+"""Ids: their order, their forms, and that they depend on their inputs only."""
 
 import re
 import time
@@ -60,7 +60,7 @@ def test_a_watch_id_holds_the_milliseconds_and_80_random_bits() -> None:
     first = int(now * 1000) << 80 | 5
     assert ids.next(now) == "wat_" + watch_id_text(first)
     assert asked == [80]
-    assert ids.next(now) == "wat_" + watch_id_text(first + 6)  # the last one plus 1 plus a random step
+    assert ids.next(now) == "wat_" + watch_id_text(first + 6)  # the last id plus 1 plus a random step
     assert asked == [80, 80, 40]
     assert ids.next(now - 1) == "wat_" + watch_id_text(first + 12)
     later = now + 0.01

@@ -41,7 +41,7 @@ POLICIES = st.builds(
 
 
 def polls_until(end: float, schedule: LearnedSchedule | None, jitter: float = 0.5) -> list[float]:
-    """The ages at which a task that ends at age `end` is polled; without a schedule by the fixed one."""
+    """Returns the ages at which a task that ends at age `end` is polled. Without `schedule` the fixed one applies."""
     ages = [0.0]
     while ages[-1] < end or len(ages) == 1:
         polls = len(ages) - 1
@@ -89,7 +89,7 @@ def test_more_ends_in_a_bin_raise_its_hazard(history: History, number: int, more
     weights = list(history.weights)
     weights[number] += more
     before, after = hazards(history)[number], hazards(replace(history, weights=tuple(weights)))[number]
-    # The smoothing falls with the evidence, so a bin between two fuller ones may lose a little to them.
+    # With more ends there is less smoothing, so a bin between two fuller bins may get less from them than before.
     assert after >= before * 0.5
     assert isfinite(after)
 

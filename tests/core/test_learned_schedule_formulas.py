@@ -1,4 +1,4 @@
-"""The formulas of the learned schedule, compared with the same formulas written out once more and more slowly."""
+"""The formulas of the learned schedule, compared with the same formulas in a second, slower form."""
 
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ WEIGHTS = st.lists(st.floats(0, 100), min_size=BINS, max_size=BINS).filter(lambd
 
 
 def history(weights: dict[int, float], extra_polls: float = 0.0) -> History:
-    """Ends in the bins of these numbers."""
+    """Returns a history with ends in the bins of these numbers."""
     return History(tuple(weights.get(number, 0.0) for number in range(BINS)), 50, extra_polls)
 
 
@@ -60,7 +60,7 @@ def test_the_hazards_of_ends_in_the_first_and_in_the_last_bin_are_exact() -> Non
 
 
 def expected_polls(schedule: LearnedSchedule, known: History, policy: PollPolicy) -> float:
-    """One poll, and the integral of the density times the share that still runs. Ends are even within a bin."""
+    """Returns 1 plus the integral of the density times the share of tasks that still run. Ends are even in a bin."""
     total = sum(known.weights)
     polls, survival = 1.0, 1.0
     for density, lower, width, weight in zip(schedule._densities, EDGES, WIDTHS, known.weights, strict=True):
@@ -101,7 +101,7 @@ def test_a_class_that_has_used_far_too_many_polls_is_polled_at_the_longest_inter
 
 
 def next_poll(schedule: LearnedSchedule, age: float) -> float:
-    """The age at which the integral of the density has grown by one."""
+    """Returns the age at which the integral of the density has grown by one."""
     left = 1.0
     for density, (lower, upper) in zip(schedule._densities, pairwise([*EDGES, float("inf")]), strict=True):
         start = max(age, lower)
@@ -157,7 +157,7 @@ def test_the_mean_wait_is_half_the_mean_distance_of_two_polls() -> None:
 
 
 def fixed_ages(policy: PollPolicy) -> list[float]:
-    """The ages of the polls before the longest interval is reached, at the mean of the jitter."""
+    """Returns the ages of the polls until the interval is the longest, with the mean jitter."""
     ages = [policy.first_delay * 1.05]
     delay = policy.interval
     while delay < policy.max_interval and len(ages) < 200:
@@ -170,9 +170,9 @@ def fixed_ages(policy: PollPolicy) -> list[float]:
     "policy",
     [
         POLICY,
-        PollPolicy(interval=15),  # the longest interval from the first delay on
-        PollPolicy(interval=14.5, backoff=1),  # with jitter it is longer than the longest one
-        PollPolicy(first_delay=1, interval=1, max_interval=5, backoff=1),  # it never reaches the longest one
+        PollPolicy(interval=15),  # the first interval is the longest already
+        PollPolicy(interval=14.5, backoff=1),  # with jitter the interval is longer than `max_interval`
+        PollPolicy(first_delay=1, interval=1, max_interval=5, backoff=1),  # the interval never reaches `max_interval`
     ],
 )
 def test_the_fixed_schedule_counts_its_polls(policy: PollPolicy) -> None:

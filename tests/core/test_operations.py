@@ -1,4 +1,4 @@
-"""Notices for operators: the sentence of each, several summed up in one, the link to the page, the body."""
+"""Notices for operators: the sentence of each, several notices in one, the link to the page, the body."""
 
 import json
 import time

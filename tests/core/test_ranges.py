@@ -1,4 +1,4 @@
-"""Range requests and preconditions, as RFC 9110 has them."""
+"""Range requests and preconditions, as RFC 9110 defines them."""
 
 import pytest
 from hypothesis import given

@@ -174,7 +174,7 @@ def options(**changed: Any) -> bytes:
 
 
 def test_the_canonical_form_stays_the_same_across_versions() -> None:
-    """Its fingerprints are stored: other bytes would turn a repeated registration into a conflict."""
+    """The store keeps fingerprints of this form. Other bytes would turn a repeated registration into a conflict."""
     expected = (
         b'[["video.completed","video.failed","video.timed_out","video.unavailable"],'
         b'{"a":1,"b":{"c":[1,2],"d":1208925819614629174706176}},60.0,[["x-a","1"],["x-b","2"]],"whsec_x","configured"]'

@@ -73,7 +73,7 @@ NOT_FOUND, TIMEOUT = TaskNotFound("?"), TransientError("timeout", "t")
         # a task that runs has the delay of its class, whatever the fixed schedule says (10 polls: 15 s)
         (RUNNING, TaskStatus.IN_PROGRESS, 1.25, False, False, 0, 1.25),
         (RUNNING, TaskStatus.IN_PROGRESS, 40.0, False, False, 0, 40.0),
-        # learning makes no other poll sooner: of a probe, of an end that is not final yet, without a record
+        # learning never makes these polls sooner: a probe, one after an end that is not final, one without a record
         (RUNNING, TaskStatus.IN_PROGRESS, 1.25, False, True, 0, 15.0),
         (FAILED, TaskStatus.FAILED, 1.25, False, False, 0, 15.0),
         (NOT_FOUND, TaskStatus.IN_PROGRESS, 1.25, False, False, 1, 15.0),

@@ -207,7 +207,9 @@ process.stdin.on("data", (part) => { body += part; }).on("end", () => {
 
 @pytest.fixture(scope="session")
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the npm package `standardwebhooks`; without npm or its registry a skip, and in CI an error."""
+    """Returns a folder with the npm package `standardwebhooks`. Without npm or its registry the test is skipped or,
+    in CI, fails.
+    """
     folder = tmp_path_factory.mktemp("node")
     npm_install(folder, "standardwebhooks@1")
     return folder

@@ -27,7 +27,7 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-# Written here a second time, from IANA's registries and the contract, to check the table of the code.
+# This second table, from IANA's registries and the contract, checks the table of the code.
 REFUSED_IPV4 = words("""0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12
 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4
 240.0.0.0/4 100.100.100.200/32 169.254.169.254/32""")
@@ -59,7 +59,7 @@ IPV4_FORMS: dict[str, Callable[[int], IPv6Address]] = {
 
 
 def inside(network: Network) -> st.SearchStrategy[Address]:
-    """Any address of a network, including its first and last."""
+    """Returns a strategy for addresses of a network, including its first and its last."""
     return st.integers(0, network.num_addresses - 1).map(lambda index: network[index])
 
 
@@ -354,7 +354,7 @@ def test_every_ipv6_form_of_a_refused_address_is_refused(form: str, address: Add
 
 @given(st.integers(0, 2**32 - 1).map(IPv4Address))
 def test_every_ipv4_address_that_python_calls_private_is_refused(address: IPv4Address) -> None:
-    """`is_global` misses some forms, but every address that it calls not global is refused."""
+    """`is_global` is true for some addresses that are refused too, but each for which it is false must be refused."""
     if not address.is_global:
         assert special_use(address) is not None
 

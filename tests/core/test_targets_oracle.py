@@ -1,4 +1,4 @@
-"""The address table against another implementation (ssrfguard): every address that it blocks is refused here too."""
+"""Compares the address table with another implementation, ssrfguard: all that ssrfguard blocks is refused here too."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_network
 

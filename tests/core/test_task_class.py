@@ -27,7 +27,7 @@ def end(name: str, until: float = 90.0) -> TaskEnd:
 
 
 def full(ends: int = 1) -> dict[str, ClassHistory]:
-    """As many classes as there may be besides OTHER; the first has the oldest end."""
+    """Returns as many classes as there may be besides OTHER. The first class has the oldest end."""
     weights = (0.0, 1.0, *History().weights[2:])
     names = range(MAX_CLASSES - 1)
     return {f"class {number:03}": ClassHistory(History(weights, ends, 0.0, 5.0), number) for number in names}
@@ -121,7 +121,7 @@ def test_the_class_with_the_oldest_end_is_removed_whatever_its_name() -> None:
     classes = full()
     classes["class 000"] = ClassHistory(classes["class 000"].history, 9_000.0)
     assert class_to_remove(classes) == "class 001"
-    classes["class 002"] = ClassHistory(History(ends=1), 1.0)  # as old: the first by name
+    classes["class 002"] = ClassHistory(History(ends=1), 1.0)  # as old as class 001
     assert class_to_remove(classes) == "class 001"
 
 

@@ -50,7 +50,7 @@ UNRELATED = [
 
 
 def after(observations: list[Observation], now: float = LATER) -> Ending | None:
-    """The first ending in a series of observations, processed as the poller does."""
+    """Returns the first ending in a series of observations, which are processed as by the poller."""
     task, refusals = UNSEEN, NO_REFUSALS
     for observation in observations:
         task, refusals = snapshot_after(task, observation), refusals_after(refusals, observation)
@@ -239,7 +239,7 @@ OBSERVATIONS = st.sampled_from([RUNNING, COMPLETED, FAILED, NOT_FOUND, FORBIDDEN
 
 @given(st.lists(OBSERVATIONS, max_size=40))
 def test_a_watch_ends_by_the_first_rule_that_applies(observations: list[Observation]) -> None:
-    """Compares with a simple count: refusals since the last record, and the first terminal record."""
+    """Compares with a simple count of refusals since the last record, and with the first terminal record."""
     counts = {TaskNotFound: 0, TaskForbidden: 0, PollRejected: 0}
     expected = None
     for observation in observations:
@@ -277,7 +277,7 @@ ROW_FAILED = TaskRecord(TaskStatus.FAILED, error=NO)
 
 
 def outcome_of(polls: list[tuple[float, Observation]]) -> Outcome | None:
-    """The outcome of a watch after polls, each given as the time of its answer; a poll takes 0.1 s."""
+    """Returns the outcome of a watch after polls. Each has the time of its answer, and takes 0.1 s."""
     task, refusals, failure = UNSEEN, NO_REFUSALS, None
     for now, polled in polls:
         observation, failure = confirm_failure(failure, polled, now - 0.1, now, INTERVAL)
@@ -372,7 +372,7 @@ LIVE = st.sampled_from([LIVE_FAILED, LIVE_RUNNING, ROW_RUNNING, *UNRELATED])
 
 @given(st.lists(st.tuples(st.integers(1, 60), LIVE), max_size=30))
 def test_two_unconfirmed_live_failures_are_at_least_an_interval_apart(steps: list[tuple[int, Observation]]) -> None:
-    """Compares with the rule as a search: a failure, and no running live answer until another, an interval later."""
+    """Compares with a search for a failure and another one an interval later, without a running live answer between."""
     now, polls = 0.0, []
     for tenths, observation in steps:
         now += tenths / 10

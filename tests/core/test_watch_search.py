@@ -1,4 +1,4 @@
-"""What a pasted text is searched for, and which watches have it."""
+"""What the search looks for in a pasted text, and which watches it finds."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds A:B [--jobs N]`: runs seeds, and prints and shrinks one that fails."""
+"""`python -m tests.simulation --seeds A:B [--jobs N]`: runs seeds, and prints and shrinks the first that fails."""
 
 import argparse
 import multiprocessing
@@ -11,7 +11,7 @@ from functools import partial
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.planting import plant
 
-SEEDS_OF_A_PROCESS = 250  # a seed leaves a little memory behind: libraries keep some of what it has made
+SEEDS_OF_A_PROCESS = 250  # libraries keep some objects of each seed, so the memory of a process grows
 
 
 def main() -> int:
@@ -58,7 +58,7 @@ def _results(chunks: list[range], jobs: int, *, stop: bool) -> Iterator[tuple[in
 
 
 def _run_chunk(seeds: range, *, stop: bool) -> tuple[int, list[tuple[int, str]]]:
-    """Run seeds, with `stop` up to the first that fails. Returns how many were run, and those that failed."""
+    """Run seeds; with `stop`, only up to the first that fails. Returns how many ran, and which of them failed."""
     from tests.simulation.runner import folder, run_seed
 
     done, failures = 0, []

@@ -1,4 +1,4 @@
-"""amux in a simulation: tasks with a course of their own, and a client whose requests never leave the process."""
+"""amux in a simulation: tasks whose course the plan decides, and a client whose requests never leave the process."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from tests.simulation.videos import Videos
 if TYPE_CHECKING:
     from tests.simulation.ledger import Ledger
 
-IDLE_SECONDS = 75.0  # for which the bridge waits for the next bytes of a video
+IDLE_SECONDS = 75.0  # the bridge waits so long for the next bytes of a video
 BAD_KEY = "sk-refused"
 
 
@@ -35,7 +35,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What happens to a task. Times are virtual seconds. `soft` of the live answers before the end say "failed"."""
+    """What happens to a task. Times are virtual seconds. `soft` of the live answers before its end say "failed"."""
 
     task_id: str
     live: bool
@@ -70,7 +70,7 @@ class Route(StrEnum):
 
 @dataclass(eq=False)
 class Amux:
-    """The server. `ledger` gets each read of a task."""
+    """The server. It notes each read of a task in `ledger`."""
 
     loop: SimulatedLoop
     random: Random
@@ -92,7 +92,7 @@ class Amux:
         before = self.trouble
         if before is not Trouble.SILENT:
             await self._wait(self.latency())
-        met = {before, self.trouble}  # trouble also meets requests that are under way when it begins
+        met = {before, self.trouble}  # trouble also affects requests that are under way when it begins
         if Trouble.SILENT in met:
             await self.loop.create_future()
         if Trouble.BROKEN in met:
@@ -105,7 +105,7 @@ class Amux:
         else:
             response = self._one(path.rpartition("/")[2], words)
         await self._wait(self.latency() / 2)
-        for task_id, word in words:  # now, because an answer that comes too late is none
+        for task_id, word in words:  # only now: if the client has given up, this line is not reached
             self.ledger.told(task_id, word, batch=method == "POST")
         return response
 
@@ -176,7 +176,7 @@ _WORDS = {
 
 
 def _record(course: Course, now: float) -> dict[str, Any]:
-    """amux's own row of a task."""
+    """Return amux's own row of a task."""
     over = now >= course.ends_at and course.end is not End.NEVER
     if over:
         status = "SUCCESS" if course.end is End.COMPLETED else "FAILURE"
@@ -232,7 +232,7 @@ def _pass(future: "asyncio.Future[None]") -> None:
 
 
 class _Response:
-    """What the client uses of an answer."""
+    """An answer, with what the client reads from it."""
 
     def __init__(self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
         self.status = status
@@ -261,7 +261,7 @@ class _Content:
 
 
 class _Connections:
-    """What the client uses of its connections for polls and batches."""
+    """The client's connections for polls and batches, with what the client calls on them."""
 
     def __init__(self, amux: Amux) -> None:
         self._amux = amux
@@ -279,7 +279,7 @@ class _Connections:
 
 
 class _Session:
-    """What the client uses of aiohttp's session, for videos."""
+    """aiohttp's session, with what the client calls on it for videos."""
 
     def __init__(self, amux: Amux) -> None:
         self._amux = amux
@@ -293,10 +293,10 @@ class _Session:
 
 
 class SimulatedClient(AmuxClient):
-    """The real client; only its connections are others."""
+    """The real client, with simulated connections."""
 
     def __init__(self, amux: Amux, base_url: str, **options: Any) -> None:
         super().__init__(base_url, **options)
-        self._session.detach()  # it has opened nothing
+        self._session.detach()  # the real session has opened no connection
         self._session = _Session(amux)  # type: ignore[assignment]
         self._connections = _Connections(amux)  # type: ignore[assignment]

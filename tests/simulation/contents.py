@@ -1,4 +1,4 @@
-"""`GET /watch/{id}/content`: who gets which bytes, and what a refusal means."""
+"""Checks of `GET /watch/{id}/content`: who gets which bytes, and when the bridge may refuse."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,13 @@ PAGE = b"<html>welcome</html>"
 
 @dataclass(eq=False)
 class Contents:
-    """Asks for videos, and checks the answers and the files."""
+    """Asks for videos, and checks the answers and the files of the content cache."""
 
     world: "World"
-    links: dict[str, str] = field(default_factory=dict)  # by watch: the path and the query of its `content_url`
+    links: dict[str, str] = field(default_factory=dict)  # the path and the query of each watch's `content_url`
 
     def event_seen(self, event: Any) -> None:
-        """An app has got an event."""
+        """Keep the content link of an event that an app has got."""
         url = event["data"].get("content_url")
         if url is not None:
             require(url.startswith(PUBLIC_URL), f"the content_url {url} is not the bridge's")
@@ -82,7 +82,7 @@ class Contents:
             require(byte_range, f"a part of {watch_id} is sent, and was not asked for")
         wanted = video[start:stop]
         if reply.body == PAGE and self.world.amux.videos.failed_at >= asked:
-            # amux answers 200 with a page. It is passed on, and nothing shows it as a page.
+            # amux answered 200 with a page. The bridge passes the page on, but with a type that no browser displays.
             is_harmless = reply.headers["content-type"] == "application/octet-stream"
             require(is_harmless, f"amux's page is shown as {reply.headers['content-type']}")
             return
@@ -94,7 +94,7 @@ class Contents:
             require(failed, f"the video of {watch_id} breaks off, and nothing has failed")
 
     def amux_was_asked(self, task_id: str, key: str) -> None:
-        """A bridge asks amux for a video: with the key of a watch that has completed."""
+        """Check a bridge's request to amux for a video: a watch on the task has completed, and the key is right."""
         invariants, course = self.world.invariants, self.world.courses.get(task_id)
         rows = (*invariants.state.watches.values(), *invariants.removals.watches.values())
         watched = any((row["task_id"], row["outcome"]) == (task_id, "completed") for row in rows)
@@ -102,7 +102,7 @@ class Contents:
         require(course is None or course.key == key, f"amux is asked for the video of {task_id} with a wrong key")
 
     def check_files(self) -> None:
-        """Each complete file is a whole video, and goes with its watch. Call it once a second."""
+        """Check that each complete file is a whole video, and is deleted soon after its watch."""
         world, invariants = self.world, self.world.invariants
         for name, drive in world.drives.items():
             files = drive.complete()

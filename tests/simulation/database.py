@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 @lru_cache(maxsize=8)
 def _engines(path: Path, slot: str) -> tuple[Engine, Engine]:
-    """The engines of a replica; kept from seed to seed, because compiling its statements takes 0.1 s."""
+    """Return the engines of a replica. They are kept for the next seeds: compiling their statements takes 0.1 s."""
     return _engine(path), _engine(path)
 
 
@@ -41,14 +41,14 @@ def _engine(path: Path) -> Engine:
 
 def _set_up(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = OFF")  # processes crash here, and no computer does
-    # A lock that PostgreSQL has. Here one transaction runs at a time, so it is always free.
+    connection.execute("PRAGMA synchronous = OFF")  # only processes crash here, no computer
+    # Stand-ins for PostgreSQL's advisory lock. Here one transaction runs at a time, so the lock is always free.
     connection.create_function("pg_advisory_xact_lock", 1, lambda _: 0)
     connection.create_function("pg_try_advisory_xact_lock", 1, lambda _: 1)
 
 
 class _KeptConnection:
-    """One connection of an engine, for all reads: to open another one costs as much as a statement."""
+    """One connection of an engine for all reads: opening a connection costs as much as a statement."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -56,7 +56,7 @@ class _KeptConnection:
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        """The connection, in a transaction that has just begun."""
+        """Give the connection, in a transaction that has just begun."""
         if self._connection is None:
             self._connection = self._engine.connect()
         driver: Any = self._connection.connection.driver_connection
@@ -64,7 +64,7 @@ class _KeptConnection:
         yield self._connection
 
     def dispose(self) -> None:
-        """Close it."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -90,21 +90,21 @@ class Weather:
 
     random: Random
     refusing: bool = False  # every transaction and read fails
-    unknown_share: float = 0.0  # committed, and the answer is an error
-    failing_share: float = 0.0  # rolled back, and the answer is an error
+    unknown_share: float = 0.0  # of transactions that are committed, but answered with an error
+    failing_share: float = 0.0  # of transactions that are rolled back, and answered with an error
     seconds: float = 0.001  # the usual latency
     slow_share: float = 0.0
     slow_seconds: float = 0.0
 
     def clear(self) -> None:
-        """Nothing is wrong any more."""
+        """Let the database behave well again."""
         self.refusing = False
         self.unknown_share = self.failing_share = self.slow_share = 0.0
 
     def latency(self, *, routine: bool) -> tuple[float, float]:
-        """How long a transaction waits before it runs, and how long its answer takes.
+        """Return how long a transaction waits before it runs, and how long its answer takes.
 
-        Few of the `routine` transactions are slow: those that matter would otherwise seldom be.
+        Few of the `routine` transactions are slow, so that the other transactions are slow often enough.
         """
         before, after = self.seconds * self.random.random(), self.seconds * self.random.random()
         if self.slow_share and self.random.random() < self.slow_share * (0.2 if routine else 1.0):
@@ -120,10 +120,10 @@ class Server:
     """What the replicas of one file have in common."""
 
     path: Path
-    weather: dict[str, Weather]  # by the host's name: the way to the server may be bad for one replica alone
+    weather: dict[str, Weather]  # by the host's name: the connection to the server may be bad for one replica alone
     shared: bool
-    error: float  # of a replica's idea of the server's clock, in seconds
-    upgrade_ends: list[int] = field(default_factory=list)  # before these statements a process is killed
+    error: float  # seconds by which a replica may misjudge the server's clock
+    upgrade_ends: list[int] = field(default_factory=list)  # a process is killed before these statements of the upgrade
     kill: Callable[[Host], None] = lambda _: None
     opened: list["SimulatedDatabase"] = field(default_factory=list)
     on_commit: Callable[[Host | None], None] = lambda _: None
@@ -149,7 +149,7 @@ class SimulatedDatabase(SqliteDatabase):
         return self.system.running() + self._epoch_offset if self.shared else super().now()
 
     def check(self) -> None:
-        """The file stays where it is."""
+        """Do nothing: nobody moves the file here."""
 
     def synchronize(self) -> None:
         self._refuse()
@@ -181,7 +181,7 @@ class SimulatedDatabase(SqliteDatabase):
         return lost
 
     def _cut_short(self, function: Callable[[Connection], Result], statement: int) -> Result:
-        """Run a transaction whose process is killed before a statement, or right after the commit."""
+        """Run a transaction whose process is killed before its n-th statement, or right after the commit."""
 
         def count(*_: object) -> None:
             nonlocal statement
@@ -216,5 +216,5 @@ class SimulatedDatabase(SqliteDatabase):
 
 
 def failure(text: str) -> Any:
-    """The error that SQLAlchemy raises for a failing database."""
+    """Return the error that SQLAlchemy raises for a failing database."""
     return OperationalError("", None, sqlite3.OperationalError(text))

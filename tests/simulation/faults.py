@@ -14,11 +14,11 @@ from tests.simulation.violation import Violation
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-LATE_ANSWERS = 14.0  # seconds for which an answer of a hanging database may be under way
+LATE_ANSWERS = 14.0  # seconds that an answer of a hanging database takes at most
 
 
 class Faults:
-    """Each method is an action of a plan. `calm_seconds` is for how long nothing has been wrong."""
+    """The actions of a plan in which something goes wrong, one method for each."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -26,7 +26,7 @@ class Faults:
         self.disturbed_at = 0.0  # when a process last ended, or went on after a freeze
 
     def actions(self) -> Mapping[str, Callable[..., None]]:
-        """The actions by their names in a plan."""
+        """Return the actions by their names in a plan."""
         return {
             "crash": self.crash,
             "freeze": self.freeze,
@@ -39,14 +39,14 @@ class Faults:
         }
 
     def calm_seconds(self) -> float:
-        """For how long nothing has been wrong."""
+        """Return for how many seconds nothing has been wrong."""
         world = self._world
         if self._lasting or any(slot.runtime is None for slot in world.replicas.slots):
             return 0.0
         return world.loop.time() - world.troubled_at
 
     def crash(self, replica: int, seconds: float) -> None:
-        """A process ends at once; another one starts a while later."""
+        """End a process at once, and start another one `seconds` later."""
         slot = self._world.replicas.slots[replica]
         if slot.host is None or slot.host.crashed:
             return
@@ -56,11 +56,11 @@ class Faults:
         self._world.loop.call_later(seconds, self._world.replicas.start_again, slot, slot.host)
 
     def kill(self, host: Host, seconds: float) -> None:
-        """The process that is just running ends at once."""
+        """End the process of a host at once, from a callback of that process."""
         self._world.loop.call_external(0.0, self.crash, int(host.name[-1]), seconds, context=WORLD)
 
     def restart(self, replica: int, seconds: float) -> None:
-        """A bridge stops as it should; another one starts a while later."""
+        """Stop a bridge as SIGTERM does, and start another one `seconds` later."""
         slot = self._world.replicas.slots[replica]
         if slot.runtime is None or slot.stopping:
             return
@@ -80,7 +80,7 @@ class Faults:
             self._recovered()
 
     def freeze(self, replica: int, seconds: float) -> None:
-        """Stop a process for a while, as soon as it has nothing to do at this moment."""
+        """Halt a process for `seconds`, as soon as no callback of it is ready to run."""
         host = self._world.replicas.slots[replica].host
         if host is None or host.crashed or host.frozen:
             return
@@ -93,11 +93,11 @@ class Faults:
         self._world.loop.call_later(seconds, host.thaw)
 
     def hold_up(self, replica: int, operation: str, how: HoldUp, where: str, seconds: float) -> None:
-        """The next transaction with an operation is held up, before it runs or before its answer."""
+        """Hold up the next transaction with an operation, before it runs or before its answer."""
         self._world.replicas.slots[replica].held_up.append(HeldUp(operation, how, where == "before", seconds))
 
     def clock(self, replica: int, seconds: float) -> None:
-        """The wall clock of a host is set."""
+        """Set the wall clock of a host forward, or back if `seconds` is negative."""
         slot = self._world.replicas.slots[replica]
         self._world.invariants.removals.note_time()
         slot.wall_ahead += seconds
@@ -107,21 +107,21 @@ class Faults:
         self.lasts(0.0)
 
     def disk(self, replica: int, seconds: float) -> None:
-        """The disk of a host is full for a while."""
+        """Let the disk of a host be full for `seconds`."""
         drive = self._world.drives[name_of(replica)]
         drive.is_full = True
         self.lasts(seconds)
         self._world.loop.call_later(seconds, lambda: setattr(drive, "is_full", False))
 
     def database(self, kind: str, seconds: float, replica: int | None = None) -> None:
-        """The database is bad for a while; with `replica`, for that one alone."""
+        """Let the database be bad for `seconds`: for all replicas, or for `replica` alone."""
         places = self._world.server.weather
         concerned = list(places.values()) if replica is None else [places[name_of(replica)]]
         for weather in concerned:
             match kind:
                 case "refusing":
                     weather.refusing = True
-                case "unknown" if self._world.plan.shared:  # a commit that fails in SQLite was not made
+                case "unknown" if self._world.plan.shared:  # in SQLite a commit that fails is never stored
                     weather.unknown_share = 0.5
                 case "failing" | "unknown":
                     weather.failing_share = 0.5
@@ -133,14 +133,14 @@ class Faults:
         self.lasts(seconds + (LATE_ANSWERS if kind == "hanging" else 6.0))
 
     def amux(self, kind: Trouble, seconds: float) -> None:
-        """amux is in trouble for a while."""
+        """Let amux be in trouble for `seconds`."""
         self._world.amux.trouble = kind
-        # A refused key is asked about again after pauses that double: the last one may be as long as the trouble.
+        # The bridge probes a refused key after pauses that double, so the last pause may be as long as the trouble.
         self.lasts(3 * seconds + 10.0 if kind in {Trouble.REFUSING, Trouble.THROTTLED} else seconds + 6.0)
         self._world.loop.call_later(seconds, self._good_amux)
 
     def end(self) -> None:
-        """From now on nothing goes wrong any more."""
+        """End all faults that last. From now on nothing goes wrong."""
         for slot in self._world.replicas.slots:
             slot.held_up.clear()
         for weather in self._world.server.weather.values():
@@ -152,7 +152,7 @@ class Faults:
         self._world.amux.trouble = Trouble.NONE
 
     def lasts(self, seconds: float) -> None:
-        """Something is wrong for so long."""
+        """Note that something is wrong for `seconds`."""
         self._lasting += 1
         self._world.loop.call_later(seconds, self._recovered)
 

@@ -1,4 +1,4 @@
-"""The event feed: the order of its numbers, and what the apps that read it get, also after a removal of events."""
+"""Checks of the event feed: the order of its numbers, and what its readers get, also after events were removed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An event of the feed: its place, and whose it is."""
+    """An event of the feed: its number, and the app that owns it."""
 
     number: int
     app: str
@@ -26,7 +26,8 @@ class Listed:
 class Reading:
     """One app that follows the cursors. A new chain of cursors begins after 410.
 
-    `missed` are the events that were removed unread. Those of `may_miss` were removed while the first page was read.
+    `missed` are the events that were removed before the app read them. Those of `may_miss` were removed before it had
+    its first cursor.
     """
 
     app: str
@@ -36,7 +37,7 @@ class Reading:
     seen: set[str] = field(default_factory=set)
     missed: set[str] = field(default_factory=set)
     may_miss: set[str] = field(default_factory=set)
-    last: int = 0  # the number of the newest event that it has read
+    last: int = 0  # the number of the last event that the app has read
 
     def start_again(self) -> None:
         """Begin without a cursor."""
@@ -55,7 +56,7 @@ class Feed:
     largest: int = 0
 
     def after_commit(self, before: Snapshot, after: Snapshot) -> None:
-        """A number stays as it is, and a new one is larger than all before it."""
+        """Check that no number has changed, and that each new number is larger than all earlier ones."""
         new: list[tuple[int, str, str]] = []
         for key, event in after.events.items():
             number = event["number"]
@@ -83,7 +84,7 @@ class Feed:
         return listed is None or reading.app in {"", listed.app}
 
     def answered(self, reading: Reading, reply: Reply, missed_before: Iterable[str]) -> None:
-        """Check a page. `missed_before` had been removed unread when it was asked for."""
+        """Check a page. The events of `missed_before` were removed unread before the app asked for the page."""
         require(reply.status in {0, 200, 410, 503}, f"the feed answers {reply.status} {reply.body}")
         if reply.status == 410:
             missed = reading.missed | reading.may_miss
@@ -105,11 +106,11 @@ class Feed:
         require(event_id not in reading.seen, f"the feed repeats {event_id}")
         require(listed.number > reading.last, f"the feed lists {event_id} after a later event")
         reading.seen.add(event_id)
-        reading.missed.discard(event_id)  # it was removed while the answer was under way
+        reading.missed.discard(event_id)  # the event was removed while the answer was under way
         reading.last = listed.number
 
     def at_end(self, state: Snapshot) -> None:
-        """Every event that is still stored was read."""
+        """Check that every event that is still stored was read."""
         for key, row in state.events.items():
             require(row["number"] is not None, f"the event {key} has no number")
         stored = {orjson.loads(row["payload"])["id"] for row in state.events.values()}

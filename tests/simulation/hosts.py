@@ -24,7 +24,7 @@ class Host:
     random: Random
     name: str
     latency: Callable[[str, Callable[[], Any]], tuple[float, float]]
-    wall_ahead: float = 0.0  # of the wall clock, against the true time
+    wall_ahead: float = 0.0  # seconds by which the wall clock is ahead of the true time
     crashed: bool = False
     ended_at: float = 0.0
     frozen: bool = False
@@ -32,7 +32,7 @@ class Host:
     away_until: float = 0.0  # when its last freeze ended
 
     def runs(self, handle: asyncio.Handle) -> bool:
-        """Whether a callback of this host runs now. One of a frozen host runs after that."""
+        """Return whether a callback of this host may run now. A frozen host keeps its callbacks until it thaws."""
         if self.crashed:
             return False
         if self.frozen:
@@ -41,7 +41,7 @@ class Host:
         return True
 
     def crash(self) -> None:
-        """End at once: nothing of this host goes on."""
+        """End the process at once: none of its callbacks runs any more."""
         self.crashed = True
         self.ended_at = self.loop.time()
         self.parked.clear()
@@ -55,15 +55,15 @@ class Host:
         self.loop.resume(parked)
 
     def true_time(self) -> float:
-        """Unix seconds that no clock step changes."""
+        """Return the Unix seconds of a clock that is never set."""
         return EPOCH + self.loop.time()
 
     def wall(self) -> float:
-        """Unix seconds of this host."""
+        """Return the Unix seconds of this host's wall clock."""
         return EPOCH + self.loop.time() + self.wall_ahead
 
     def system(self) -> System:
-        """What the bridge on this host takes from its system."""
+        """Return the clocks, the randomness and the threads for the bridge on this host."""
         random = Random(self.random.getrandbits(64))
         return System(
             monotonic=self.loop.time,
@@ -75,7 +75,7 @@ class Host:
         )
 
     def run(self, function: Callable[[], Result]) -> Result:
-        """Call a function as this host."""
+        """Call a function so that its callbacks belong to this host."""
         token = HOST.set(self)
         try:
             return function()
@@ -85,7 +85,7 @@ class Host:
 
 @dataclass(eq=False)
 class SimulatedRunner(Runner):
-    """Runs a function at one moment, a while after it was submitted; its answer comes a while later."""
+    """Runs each function in a single moment, some time after `submit`. The answer comes some time after that."""
 
     host: Host
     size: int
@@ -124,7 +124,7 @@ class SimulatedRunner(Runner):
         if not future.cancelled():
             try:
                 result = function()
-            except Exception as raised:  # noqa: BLE001  the caller gets it
+            except Exception as raised:  # noqa: BLE001  the caller gets the error
                 error = raised
                 after += getattr(raised, "answered_after", 0.0)
         self.host.loop.call_external(after, self._answer, future, result, error)

@@ -1,4 +1,4 @@
-"""Requests to a simulated bridge: bytes go to the protocol of the real HTTP server, without a socket."""
+"""Requests to a simulated bridge: their bytes go to the protocol of the real HTTP server, without a socket."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ import orjson
 from tests.simulation.hosts import Host
 from tests.simulation.loop import SimulatedLoop
 
-WORLD = Context()  # callbacks in it belong to no host
+WORLD = Context()  # callbacks in this context belong to no host
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. `status` is 0 when none came. The names of `headers` are in lower case."""
+    """An answer. `status` is 0 when no answer came. The names of `headers` are in lower case."""
 
     status: int
     body: Any = None
@@ -26,7 +26,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, with a token unless that is empty. `body` is sent as JSON."""
+    """A request. An empty `token` is not sent. `body` is sent as JSON."""
 
     token: str
     method: str
@@ -51,7 +51,7 @@ class Listener:
 
 
 class _Connection(asyncio.Transport):
-    """The server's side of a connection. What it writes arrives a moment later, unless the host has crashed."""
+    """The server's side of a connection. When the server closes it, the caller gets the answer a moment later."""
 
     def __init__(self, loop: SimulatedLoop, delay: float) -> None:
         super().__init__()
@@ -87,16 +87,16 @@ class _Connection(asyncio.Transport):
 
 @dataclass(eq=False)
 class Caller:
-    """Sends requests to one host with a token."""
+    """Sends requests to one host."""
 
     loop: SimulatedLoop
     host: Host
     make_protocol: Any
-    seconds: float  # of patience
-    delay: float  # on the way, each time
+    seconds: float  # the longest wait for an answer that is not held
+    delay: float  # seconds that a request is under way, and an answer too
 
     async def request(self, request: Request, held: float) -> Reply:
-        """Send a request and wait for its answer, which may be held. Gives up after `seconds` more."""
+        """Send a request and wait for its answer. The bridge may hold the answer for `held` seconds."""
         data = b"" if request.body is None else orjson.dumps(request.body)
         fields = {
             "Host": "127.0.0.1",
@@ -139,7 +139,7 @@ def _parsed(answer: bytes) -> Reply:
 
 
 def _joined(data: bytes) -> tuple[bytes, bool]:
-    """The bytes of chunks, and whether the last one came."""
+    """Return the bytes of a chunked body, and whether its last chunk came."""
     body = bytearray()
     while b"\r\n" in data:
         size, _, data = data.partition(b"\r\n")

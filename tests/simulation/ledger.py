@@ -28,7 +28,7 @@ class Post:
 
 @dataclass(eq=False)
 class Ledger:
-    """All of it. `now` is virtual seconds. `on_post` and `on_poll` check what just happened."""
+    """What the world has seen. `now` gives virtual seconds. `on_post` and `on_poll` check a callback and a poll."""
 
     now: Callable[[], float]
     note: Callable[[str], None]
@@ -37,7 +37,7 @@ class Ledger:
     posts: dict[str, list[Post]] = field(default_factory=lambda: defaultdict(list))
     words: dict[str, list[tuple[float, str]]] = field(default_factory=lambda: defaultdict(list))
     under_way: dict[Host | None, list[Post]] = field(default_factory=dict)
-    """By process: the callbacks whose answer it awaits."""
+    """By process: the callbacks whose answer the process awaits."""
     polls: int = 0
     registered: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By watch id: the watch, as the first 2xx showed it."""
@@ -46,32 +46,32 @@ class Ledger:
     cancelled: dict[str, float] = field(default_factory=dict)
     """By watch id: when the cancellation was answered."""
     resent: list[tuple[str, float]] = field(default_factory=list)
-    """Delivery id, and when the resend was answered with 202."""
+    """Delivery ids whose resend was answered with 202, and when each resend was requested."""
     resend_asked: set[str] = field(default_factory=set)
     """Deliveries for which a resend was requested, answered or not."""
     dead_asked_until: float = 0.0
-    """Until when a request to send all dead deliveries again may be carried out."""
+    """Until then the bridge may carry out a request to send all dead deliveries again."""
     paused: dict[str, float] = field(default_factory=dict)
-    """Receivers whose pause was answered, and when."""
+    """Receivers whose pause was answered with 200, and when."""
     ever_paused: set[str] = field(default_factory=set)
     """Receivers that may be paused: a pause was requested, and no resume was answered since then."""
 
     def inherit(self, watch_ids: Iterable[str]) -> None:
-        """These watches were acknowledged by an older version, which may have sent their events as well."""
+        """Note watches that an older version acknowledged. It may have sent their events too."""
         self.inherited.update(watch_ids)
 
     def told(self, task_id: str, word: str, *, batch: bool = False) -> None:
-        """amux has answered about a task."""
+        """Note what amux has answered about a task."""
         self.words[task_id].append((self.now(), word))
         self.note(f"amux says {task_id} {word}{' batch' if batch else ''}")
 
     def polled(self, task_id: str, host: Host | None) -> None:
-        """A request about a task has begun."""
+        """Note that a poll of a task has begun."""
         self.polls += 1
         self.on_poll(task_id, host)
 
     def posted(self, host: Host | None, url: str, headers: Mapping[str, str], body: bytes) -> Post:
-        """A callback has begun."""
+        """Note that a callback has begun, and return it."""
         event = orjson.loads(body)
         post = Post(
             self.now(),
@@ -90,7 +90,7 @@ class Ledger:
         return post
 
     def answered(self, host: Host | None, post: Post, answer: Answer) -> None:
-        """The sender has the receiver's answer."""
+        """Note that the sender has got the receiver's answer."""
         post.answer = answer
         self.under_way[host].remove(post)
         said = answer.status if isinstance(answer, Answered) else type(answer).__name__

@@ -1,11 +1,11 @@
 """An event loop with virtual time. It has no thread and no socket, and the same seed gives the same order of events.
 
-Callbacks belong to a host, which is a simulated process: they inherit it through their context. The loop does not run
-the callbacks of a host that is frozen, or that has crashed.
+Each callback belongs to a host, which is a simulated process. A callback inherits its host through its context. The
+loop does not run the callbacks of a host that is frozen, or that has crashed.
 
 In one turn the loop runs everything that is due, as asyncio does: first what comes from outside (answers of the
 network, of the database, of threads), in a random order, then timers by their time. A turn takes a little time, and
-sometimes more: only then several events are due in the same turn, which is where many races are.
+sometimes more. In a long turn several events become due together, and many races need that.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ Arguments = TypeVarTuple("Arguments")
 HOST: "ContextVar[Host | None]" = ContextVar("HOST", default=None)
 START = 1_000.0
 TURN_SECONDS = 20e-6
-MAX_TURNS = 400_000  # a seed that takes more is an endless loop
+MAX_TURNS = 400_000  # a seed with more turns is taken for an endless loop
 
 
 class EndlessLoop(AssertionError):
-    """The simulation goes on without end."""
+    """The simulation has taken more than MAX_TURNS turns."""
 
 
 class External(asyncio.TimerHandle):
-    """Something that comes from outside the process at a moment."""
+    """An event that comes from outside the process."""
 
     __slots__ = ()
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    """See the module. `stall_share` of the turns take up to `stall_seconds`."""
+    """The loop of the module's description. A share of its turns, `stall_share`, take up to `stall_seconds`."""
 
     def __init__(self, random: Random, *, stall_share: float = 0.0, stall_seconds: float = 0.0) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._stall_seconds = stall_seconds
         self._now = START
         self._turns = 0
-        self.graveyard: list[asyncio.Task[Any]] = []  # unfinished tasks of crashed hosts: they must never go on
+        self.graveyard: list[asyncio.Task[Any]] = []  # unfinished asyncio tasks of crashed hosts: they must never go on
         self.listeners: list[Callable[[Any, Any], None]] = []
         self.set_exception_handler(self._report)
         self.reports: list[dict[str, Any]] = []
 
     def time(self) -> float:
-        """Virtual seconds."""
+        """Return the virtual seconds."""
         return self._now
 
     def call_external(
@@ -62,7 +62,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         *arguments: *Arguments,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Call a function after a delay, as an event that comes from outside; in the caller's context or another."""
+        """Call a function after a delay, as an event that comes from outside. The default context is the caller's."""
         handle = External(self._now + delay, callback, arguments, self, context)
         heapq.heappush(self._scheduled, handle)  # type: ignore[attr-defined]
         handle._scheduled = True  # type: ignore[attr-defined]
@@ -73,15 +73,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._ready.extend(handles)  # type: ignore[attr-defined]
 
     def has_ready(self, host: "Host") -> bool:
-        """Whether a host has something to do at once."""
+        """Return whether a callback of a host is ready to run."""
         return any(one._context.get(HOST) is host for one in self._ready if not one._cancelled)  # type: ignore[attr-defined]
 
     def bury(self) -> None:
-        """Keep all unfinished tasks, so that none is closed before the end."""
+        """Keep all unfinished asyncio tasks, so that none is closed before the end."""
         self.graveyard.extend(asyncio.all_tasks(self))
 
     def run_in_executor(self, *_: Any) -> Any:  # type: ignore[override]
-        """There is no thread."""
+        """Raise AssertionError: the simulation has no threads."""
         raise AssertionError("the simulation has no threads")
 
     async def create_server(self, protocol_factory: Any, *_: Any, sock: Any = None, **__: Any) -> Any:
@@ -129,17 +129,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         ready.extend(timers)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Cancelled timers are dropped when they come up."""
+        """Do nothing: the loop drops a cancelled timer when its time comes."""
 
     def _write_to_self(self) -> None:
-        """There is no other thread."""
+        """Do nothing: there is no other thread that could wake the loop."""
 
     def _report(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.reports.append(context)
 
 
 class _Server:
-    """What aiohttp uses of a server."""
+    """A server, with what aiohttp calls on it."""
 
     def close(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Planted bugs: changes of the bridge's source that the simulation must find. Each is made in a process of its own."""
+"""Planted bugs: changes of the bridge's source that the simulation must find. Each runs in a process of its own."""
 
 from tests.simulation.planting import Change, Mutation
 
@@ -176,8 +176,8 @@ MUTATIONS = (
         100,
         Change("bridge.core.delivery", "GONE = 410", "GONE = 418"),
     ),
-    # A claim, the answer to it and the beginning of an attempt each check the lease. Each of the last two checks covers
-    # the other one: `tests/delivery/test_claims.py` has each alone.
+    # The lease is checked at a claim, at the answer to a claim, and at the beginning of an attempt. The last two checks
+    # cover each other, so both are removed here. `tests/delivery/test_claims.py` tests each alone.
     Mutation(
         "a claim does not check the lease",
         1500,

@@ -1,4 +1,4 @@
-"""The plan of a seed: the world's settings, and what apps, operators and faults do, and when. It can be shrunk."""
+"""The plan of a seed: the world's settings, and what apps, operators and faults do, and when."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,7 +11,7 @@ from tests.simulation.upgrades import Inherited, Left
 
 
 class HoldUp(StrEnum):
-    """What holds up a transaction: its process stops, or the database does not answer."""
+    """What holds up a transaction: its process freezes, or the database does not answer."""
 
     FREEZE = "freeze"
     HANG = "hang"
@@ -24,7 +24,7 @@ TERMINAL_EVENTS = ("video.completed", "video.failed", "video.timed_out", "video.
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something that happens at a virtual second. `what` is the name of a method of `World`."""
+    """Something that happens at a virtual second. `what` is the name of an action of `Faults` or `Requests`."""
 
     at: float
     what: str
@@ -53,25 +53,25 @@ class Plan:
     per_host: int = 16
     retention: float = MONTH
     cache_bytes: int = 0
-    breaking_share: float = 0.0  # of amux's videos that break off
+    breaking_share: float = 0.0  # the share of amux's videos that break off
     inherited: tuple[Inherited, ...] = ()
-    upgrade_ends: tuple[int, ...] = ()  # the statements of the upgrade before which the processes are killed
-    readers: tuple[str, ...] = ("shop",)  # of the event feed; "" is an operator, who reads that of all apps
+    upgrade_ends: tuple[int, ...] = ()  # the processes are killed before these statements of the upgrade
+    readers: tuple[str, ...] = ("shop",)  # apps that read the event feed; "" is an operator, who reads all events
 
     def without(self, dropped: set[int]) -> "Plan":
-        """The plan without some of its actions."""
+        """Return the plan without some of its actions."""
         return replace(self, actions=tuple(one for index, one in enumerate(self.actions) if index not in dropped))
 
 
 def make_plan(seed: int) -> Plan:
-    """The plan of a seed."""
+    """Return the plan of a seed."""
     random = Random(seed)
     shared = random.random() < 0.55
     replicas = 2 if shared and random.random() < 0.8 else 1
     span = random.choice((8.0, 12.0, 20.0, 30.0))
     courses = tuple(_course(random, number, span) for number in range(random.randint(3, 10)))
     actions: list[Action] = []
-    troubled = random.random()  # some worlds are calm: there, promptness is checked all the time
+    troubled = random.random()  # worlds up to 0.2 have no faults, so promptness is always checked
     receivers = _receivers(random)
     for number, course in enumerate(courses):
         actions += _registrations(random, course.task_id, number, span, course.key, receivers)
@@ -115,7 +115,7 @@ def make_plan(seed: int) -> Plan:
 
 
 def _contents(random: Random, span: float, replicas: int, *, calm: bool) -> list[Action]:
-    """Apps that read videos, several at once, and disks that are full."""
+    """Return reads of videos, sometimes several at once, and sometimes a full disk."""
     found = []
     for _ in range(random.randint(1, 4)):
         at, choice = 1_004.0 + 1.5 * span * random.random(), random.random()
@@ -130,12 +130,12 @@ def _contents(random: Random, span: float, replicas: int, *, calm: bool) -> list
 
 
 def _clock_step(random: Random, replicas: int) -> tuple[int, float]:
-    """The clock of one replica is set. The times in the store are those of the server."""
+    """Return which replica's clock is set, and by how many seconds. The server's clock gives the times in the store."""
     return random.randrange(replicas), random.choice((-3600.0, -8.0, 8.0, 3600.0))
 
 
 def _burst(random: Random, span: float, replicas: int, courses: tuple[Course, ...]) -> list[Action]:
-    """A task with many watches of one receiver: deliveries wait in memory and in the outbox.
+    """Return many watches on one task with one receiver, whose deliveries wait in memory and in the outbox.
 
     Meanwhile a process is frozen for about as long as its lease, or is held up while it claims.
     """
@@ -158,7 +158,7 @@ def _burst(random: Random, span: float, replicas: int, courses: tuple[Course, ..
 
 
 def _inherited(random: Random, span: float, courses: tuple[Course, ...], receivers: list[str]) -> tuple[Inherited, ...]:
-    """Watches of an older version: on the tasks of this world, and on others that have ended."""
+    """Return watches of version 0.2.0: on the tasks of this world, and on other tasks that have ended."""
     found = []
     known = [course.task_id for course in courses if course.key == "sk-one"]
     for number in range(random.randint(1, 8)):
@@ -182,15 +182,15 @@ def _is_set_back(actions: list[Action]) -> bool:
 
 
 def _recent(inherited: tuple[Inherited, ...]) -> tuple[Inherited, ...]:
-    """Watches that were registered a minute ago at most, for plans that set the clock back by an hour.
+    """Return the watches, each registered a minute ago at most, for plans that set the clock back.
 
-    An older one may end an hour later: either its deadline still follows the clock, or it gets its whole time again.
+    An older watch may end an hour late: its deadline still follows the clock, or it gets its whole time again.
     """
     return tuple(replace(one, age=min(one.age, 60.0)) for one in inherited)
 
 
 def _by_an_app(random: Random, action: Action) -> Action:
-    """A registration by one of two apps. Some have an Idempotency-Key, and keys occur more than once."""
+    """Return a registration as one of two apps makes it, sometimes with an Idempotency-Key that others use too."""
     if action.what != "register":
         return action
     app, key = random.choice(("shop", "shop", "lab")), random.choice(("", "one", "two", "three"))
@@ -198,7 +198,7 @@ def _by_an_app(random: Random, action: Action) -> Action:
 
 
 def _more(random: Random, span: float, watches: int) -> list[Action]:
-    """Apps that wait for the end of a watch, and that ask for a watch of another app."""
+    """Return requests that wait for the end of a watch, and requests about a watch of another app."""
     found = []
     for _ in range(random.randint(0, watches // 4)):
         at = 1_002.0 + span * random.random()
@@ -228,7 +228,7 @@ def _course(random: Random, number: int, span: float) -> Course:
 
 
 def _receivers(random: Random) -> list[str]:
-    """The names of the receivers: many, or few, so that deliveries wait for one another."""
+    """Return the names of the receivers: many, or only two, so that deliveries wait for one another."""
     kinds = random.choices(list(Kind), weights=[30, 10, 15, 10, 6, 5, 4, 8], k=40)
     if random.random() < 0.4:
         few = random.sample((Kind.GOOD, Kind.SLOW, Kind.SLOW, Kind.HANGING, Kind.FLAKY, Kind.BUSY), 2)
@@ -239,7 +239,7 @@ def _receivers(random: Random) -> list[str]:
 def _registrations(  # noqa: PLR0917
     random: Random, task_id: str, number: int, span: float, key: str, receivers: list[str]
 ) -> list[Action]:
-    """One or more watches on a task; later ones join it, or come when it has ended."""
+    """Return one to three registrations for a task. The later ones may come when the task has ended."""
     found = []
     for place in range(random.choices((1, 2, 3), weights=(70, 20, 10))[0]):
         events = set(random.sample(TERMINAL_EVENTS, random.choice((1, 4, 4, 4))))
@@ -251,7 +251,7 @@ def _registrations(  # noqa: PLR0917
         found.append(
             Action(at, "register", (task_id, f"https://{name}/{number}-{place}", tuple(sorted(events)), seconds, key))
         )
-        if random.random() < 0.2:  # the same once more: a caller that got no answer
+        if random.random() < 0.2:  # the app repeats the request, as after a lost answer
             found.append(replace(found[-1], at=at + random.choice((0.0, 0.5, 4.5))))
     return found
 
@@ -276,7 +276,7 @@ def _requests(random: Random, span: float, watches: int) -> list[Action]:
 
 
 def _registrations_at(random: Random, at: float, courses: tuple[Course, ...]) -> list[Action]:
-    """Registrations while the database is bad: their answers come late, or not at all."""
+    """Return registrations at a time when the database is bad: their answers come late, or not at all."""
     found = []
     for place in range(random.randint(0, 3)):
         course = random.choice(courses)
@@ -320,7 +320,7 @@ def _faults(
 
 
 def _hold_ups(random: Random, span: float, replicas: int, *, shared: bool) -> list[Action]:
-    """Trouble at the worst moment: a process freezes, or the database hangs, in the middle of a certain transaction."""
+    """Return faults in the middle of a certain transaction: its process freezes, or the database hangs."""
     found: list[Action] = []
     for _ in range(random.choice((0, 1, 1, 2)) if shared else random.choice((0, 0, 1))):
         how, where = random.choice(list(HoldUp)), random.choice(("before", "after"))

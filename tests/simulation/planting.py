@@ -1,4 +1,4 @@
-"""Planting: how a bug is put into the source of the bridge for one process."""
+"""Puts a bug into the source of the bridge, for one process."""
 
 import importlib.machinery
 import importlib.util
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`old` occurs once in a module and becomes `new`."""
+    """A change of a module's text: `old`, which occurs once, becomes `new`."""
 
     module: str
     old: str
@@ -26,9 +26,9 @@ class Change:
 
 
 class Mutation:
-    """A planted bug. The simulation finds it within so many seeds from 0 on.
+    """A planted bug. The simulation finds it within the first `seeds` seeds.
 
-    It has several changes where one fence covers another: each change alone does no harm, and all together do.
+    It has several changes where one check covers another: each change alone does no harm, but all together do.
     """
 
     def __init__(self, name: str, seeds: int, *changes: Change) -> None:

@@ -1,4 +1,4 @@
-"""What must happen in time, while nothing has been wrong for a while: polls, ends, callbacks, status events."""
+"""What must happen in time after a while without faults: polls, ends, callbacks, status events."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 CALM_SECONDS = 22.0  # a lease, the longest pause of a retry, and the first polls of adopted tasks are over by then
 CALM_ALONE_SECONDS = 8.0  # with one replica: the longest pause of a retry
-CLAIM_SECONDS = 4.0  # for which a claim outlives its process, and its lease: others release it
-LEASE_SECONDS = 10.0  # of a replica among several, with one adoption interval
+CLAIM_SECONDS = 4.0  # after the end of a process and of its lease, others release its claims within this time
+LEASE_SECONDS = 10.0  # a replica's lease and one adoption interval, where there are several replicas
 UNPOLLED_SECONDS = 12.0  # the longest interval is 3 s, a poll may take 3 s
-UNSETTLED_SECONDS = 15.0  # a last poll may take 3 s, after an interval of 3 s, twice
+UNSETTLED_SECONDS = 15.0  # twice an interval of 3 s and a poll of 3 s, and 3 s more
 UNSENT_SECONDS = 6.0
 PROMPT = {Kind.GOOD, Kind.FLAKY, Kind.BUSY, Kind.FORGETFUL, Kind.GONE}
 _STATUS = {"queued": "video.queued", "in_progress": "video.in_progress"}
@@ -23,16 +23,16 @@ _STATUS = {"queued": "video.queued", "in_progress": "video.in_progress"}
 
 @dataclass(eq=False)
 class Promptness:
-    """Checks once a second of virtual time."""
+    """Checks, once a second of virtual time, that nothing is overdue."""
 
     world: "World"
     invariants: Invariants
-    lacking: dict[tuple[str, str], float] = field(default_factory=dict)  # status events: since when they are missing
+    lacking: dict[tuple[str, str], float] = field(default_factory=dict)  # since when each status event is missing
     spread: set[str] = field(default_factory=set)  # receivers that were paused: their deliveries are spread over time
     polled: dict[str, float] = field(default_factory=dict)  # by task id: when its last poll began
 
     def check(self) -> None:
-        """Raise Violation when something is overdue."""
+        """Raise Violation if something is overdue."""
         self.spread |= self.world.ledger.ever_paused
         calm = self.world.faults.calm_seconds()
         if calm >= CLAIM_SECONDS:
@@ -53,7 +53,7 @@ class Promptness:
             watched = min(row["created_at"] for row in active if row["task_id"] == task_id) - unix + now
             told = [at for at in ends if at > watched]
             if told and words[-1][1] != "soft" and not self.world.courses[task_id].live:
-                ago = min(now - told[0], calm)  # what was read before a crash is read again
+                ago = min(now - told[0], calm)  # an answer that was lost in a crash is read again
                 require(ago < UNSETTLED_SECONDS, f"{task_id} ended {ago:.1f} s ago")
         for row in state.outbox.values():
             late = unix - row["due_at"]
@@ -65,11 +65,11 @@ class Promptness:
 
     @property
     def calm_needed(self) -> float:
-        """For how long nothing may have been wrong."""
+        """Return for how many seconds nothing may have been wrong before `check` checks everything."""
         return CALM_SECONDS if self.world.plan.shared else CALM_ALONE_SECONDS
 
     def _claims(self) -> None:
-        """No claim lasts for long after its process has ended."""
+        """Check that no claim lasts for long after its process has ended."""
         state, now = self.invariants.state, self.world.loop.time()
         for delivery_id, row in state.outbox.items():
             lease, host = self.invariants.claimed.get(delivery_id, ("", None))
@@ -83,7 +83,7 @@ class Promptness:
         return max(opened, default=0.0) - self.world.store_time() + self.world.loop.time()
 
     def _status_events(self, unix: float) -> None:
-        """The first answer of amux after a registration makes the event; a slow amux may not answer for a while."""
+        """Check that each wanted status event exists 15 s after amux's next answer. A slow amux may answer late."""
         state, now = self.invariants.state, self.world.loop.time()
         for row in state.watches.values():
             if row["state"] != "active" or unix - row["created_at"] < self.calm_needed:

@@ -23,11 +23,11 @@ class Kind(StrEnum):
     GOOD = "good"
     SLOW = "slow"
     FLAKY = "flaky"
-    BUSY = "busy"  # 429 and 503, with Retry-After
+    BUSY = "busy"  # often answers 429 or 503, with Retry-After
     DEAD = "dead"
     GONE = "gone"
     HANGING = "hanging"
-    FORGETFUL = "forgetful"  # takes the event, and its answer is lost
+    FORGETFUL = "forgetful"  # takes the event, but its answer is often lost
 
 
 LASTING = {Kind.DEAD, Kind.GONE, Kind.HANGING}
@@ -35,7 +35,7 @@ LASTING = {Kind.DEAD, Kind.GONE, Kind.HANGING}
 
 @dataclass(eq=False)
 class Receivers:
-    """All receivers. `calm`: from then on each answers 2xx, except those that never do."""
+    """All receivers. When `calm` is true, each answers 2xx, except the kinds that never do."""
 
     loop: SimulatedLoop
     random: Random
@@ -44,7 +44,7 @@ class Receivers:
     calm: bool = False
 
     async def answer(self, url: str) -> tuple[Answer, float]:  # noqa: PLR0911  one for each kind
-        """How a receiver answers, and after how many seconds. Its kind is the first part of its name."""
+        """Return a receiver's answer, and the seconds that it takes. The first part of its name is its kind."""
         kind, chance = Kind((urlsplit(url).hostname or "").split("-")[0]), self.random.random()
         if self.calm and kind not in LASTING:
             kind = Kind.GOOD
@@ -70,7 +70,7 @@ class Receivers:
 
 
 class SimulatedSender(Sender):
-    """Judges the target as the real sender does, and passes the POST to the receivers."""
+    """Checks the form of the target as the real sender does, and passes the POST to the receivers."""
 
     def __init__(self, receivers: Receivers, guard: Guard, **_: Any) -> None:
         self._receivers = receivers
@@ -81,7 +81,7 @@ class SimulatedSender(Sender):
         self._guard.parse(target_url)
         post = receivers.ledger.posted(HOST.get(), target_url, headers, body)
         answer, seconds = await receivers.answer(target_url)
-        # The receiver answers, whatever becomes of the sender.
+        # The answer comes from outside, as a receiver's does: it does not depend on what happens to the sender.
         arrived: asyncio.Future[None] = receivers.loop.create_future()
         receivers.loop.call_external(seconds, _arrive, arrived)
         await arrived

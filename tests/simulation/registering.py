@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How the first request with a key was answered."""
+    """The first request with a key, and its answer."""
 
     body: bytes
     status: int
@@ -23,19 +23,19 @@ class Use:
 
 @dataclass(eq=False)
 class Registering:
-    """Checks the answers to registrations. Keys are those of an app."""
+    """Checks the answers to registrations. `used` and `asked` are by app and Idempotency-Key."""
 
     world: "World"
     used: dict[tuple[str, str], Use] = field(default_factory=dict)
     asked: dict[tuple[str, str], set[bytes]] = field(default_factory=dict)  # bodies, answered or not
 
     def begins(self, app: str, key: str, body: Any) -> None:
-        """A request is sent."""
+        """Note that a request is sent."""
         if key:
             self.asked.setdefault((app, key), set()).add(orjson.dumps(body))
 
     def answered(self, app: str, key: str, body: Any, reply: Reply) -> None:
-        """A request is answered."""
+        """Check the answer to a request."""
         if reply.status == 409 and reply.body["code"] == "idempotency_conflict":
             others = self.asked.get((app, key), set()) - {orjson.dumps(body)}
             require(others, f"the key {key} of {app} is refused, and was used with one body only")
@@ -55,7 +55,7 @@ class Registering:
             require((watch["task_id"], watch["callback_url"]) == asked, f"{asked} is answered with {watch['id']}")
 
     def _is_the_same(self, app: str, body: Any, watch_id: str) -> None:
-        """Whether a watch is the one of an app for a task and a callback."""
+        """Check that the watch of a conflict is this app's watch of the same task and callback."""
         row = self.world.invariants.watch(watch_id)
         asked = app, body["task_id"], body["callback_url"]
         found = row["app"], row["task_id"], row["callback_url"]

@@ -1,4 +1,4 @@
-"""What retention may delete: watches that ended long ago, each with all that belongs to it, and nothing else."""
+"""What retention may delete: watches that ended long ago, with everything that belongs to them, and nothing else."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
 
 FINAL = ("settled", "cancelled")
 SLACK = 0.002
-SWEEPS_SECONDS = 16.0  # a sweep is every 6 s, and the store may take a while
+SWEEPS_SECONDS = 16.0  # retention runs every 6 s, and the store may take a while
 
 
 @dataclass(eq=False)
 class Removals:
-    """Checks each commit that deletes something, and that what is old enough is deleted."""
+    """Checks what each commit deletes, and that everything old enough is deleted."""
 
     world: "World"
     watches: dict[str, Any] = field(default_factory=dict)  # the last row of each watch that is gone
     deliveries: dict[str, Any] = field(default_factory=dict)
     removed_at: dict[str, float] = field(default_factory=dict)
-    idle_since: dict[str, float] = field(default_factory=dict)  # by watch: when a delivery of it ended last
+    idle_since: dict[str, float] = field(default_factory=dict)  # by watch: when it last had a pending delivery
     latest: float = 0.0  # the latest time that the store's clock has shown
 
     def note_time(self) -> None:
-        """Note what the store's clock shows: a removal may count from here, also when the clock is then set back."""
+        """Note what the store's clock shows: retention may use this time even if the clock is then set back."""
         self.latest = max(self.latest, self.world.store_time())
 
     def after_commit(self, before: Snapshot, after: Snapshot) -> None:
-        """Check what is gone."""
+        """Check the rows that a commit has deleted."""
         self.note_time()
         gone = before.watches.keys() - after.watches.keys()
         for watch_id in gone:
@@ -61,14 +61,14 @@ class Removals:
         watch_id = row["id"]
         require(row["state"] in FINAL or self._may_have_ended(row), f"{watch_id} is gone, and was {row['state']}")
         if row["state"] in FINAL:
-            # The end counts by the clock of the replica that wrote it, the removal by that of another one.
+            # The replica that wrote the end and the replica that deletes the watch may have different clocks.
             early = row["ended_at"] + self.world.plan.retention - self.latest - 2 * self.world.plan.wall_error - SLACK
             require(early <= 0, f"{watch_id} is deleted {early:.3f} s too early")
         self.watches[watch_id] = row
         self.removed_at[watch_id] = self.world.loop.time()
 
     def _may_have_ended(self, row: Any) -> bool:
-        """Whether a watch may have ended, without an event, in the transaction that deleted it: a clock went ahead."""
+        """Return whether a watch may have ended, without an event, and been deleted in one commit: a clock was set."""
         endings = {word for _, word in self.world.ledger.words[row["task_id"]] if word in {"completed", "failed"}}
         if row["deadline_at"] <= self.latest:
             endings |= {"timed_out", "unavailable"}
@@ -76,7 +76,7 @@ class Removals:
         return self.world.clock_was_set and any(f"video.{ending}" not in wanted for ending in endings)
 
     def _has_ended(self, row: Any) -> bool:
-        """Whether a delivery that was pending may have ended in the transaction that deleted it."""
+        """Return whether a pending delivery may have ended in the commit that deleted it."""
         posts = self.world.ledger.posts[row["id"]]
         answer = posts[-1].answer if posts else None
         status = answer.status if isinstance(answer, Answered) else None
@@ -94,7 +94,7 @@ class Removals:
                 require((task in after.tasks) == (task in watched), f"the task {task} of deleted watches")
 
     def check_promptness(self, state: Snapshot, calm: float) -> None:
-        """What is old enough is deleted soon."""
+        """Check that every watch that is old enough is deleted soon."""
         pending = {row["watch_id"] for row in state.deliveries.values() if row["state"] == "pending"}
         unnumbered = {key[0] for key, row in state.events.items() if row["number"] is None}
         for watch_id, row in state.watches.items():

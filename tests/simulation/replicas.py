@@ -1,4 +1,4 @@
-"""The replicas of a world: starting, stopping and losing the process that runs each bridge."""
+"""The replicas of a world: starts, stops and ends the processes that run the bridges."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -26,14 +26,14 @@ PUBLIC_URL = "https://bridge.example"
 LINK_SECONDS = 15.0
 OPERATOR = "operator-token-of-the-simulation"
 ATTEMPT_SECONDS = 3.0
-FREEZE_WITHIN = 0.01  # seconds that a transaction takes in which its process freezes
+FREEZE_WITHIN = 0.01  # the seconds of a transaction during which its process freezes
 PATIENCE = 12.0  # seconds that a caller waits; the bridge promises its 503 within 5
 LONGEST_STOP = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class HeldUp:
-    """The next transaction with an operation is held up for so many seconds: before it runs, or before its answer."""
+    """A fault: the next transaction with `operation` is held up, `before` it runs or else before its answer."""
 
     operation: str
     how: HoldUp
@@ -43,7 +43,7 @@ class HeldUp:
 
 @dataclass(eq=False)
 class Slot:
-    """One replica of the plan: the process that runs it at present, and its bridge once it has started."""
+    """One replica of the plan: its present process, and its bridge once that has started."""
 
     name: str
     host: Host | None = None
@@ -53,7 +53,7 @@ class Slot:
     wall_ahead: float = 0.0
     starting: "asyncio.Task[Any] | None" = None
     stopping: bool = False
-    held_up: list[HeldUp] = field(default_factory=list)  # what is to happen in its next transactions
+    held_up: list[HeldUp] = field(default_factory=list)  # the faults of its next transactions
 
 
 class Replicas:
@@ -103,7 +103,7 @@ class Replicas:
             plan = world.plan
             settings = _settings(plan.retries, plan.per_host, plan.retention, plan.cache_bytes)
             runtime = await Runtime.start(settings, adapters)
-        except Exception as error:  # noqa: BLE001  a service manager starts it again
+        except Exception as error:  # noqa: BLE001  a service manager starts the process again
             world.note(f"{slot.name} does not start: {error}")
             world.loop.call_later(1.0, self.start_again, slot, host, context=WORLD)
             return
@@ -112,12 +112,12 @@ class Replicas:
         world.note(f"{slot.name} has started as {runtime._store.replica.id}")
 
     def start_again(self, slot: Slot, host: Host) -> None:
-        """Start a process after another one, unless that has happened."""
+        """Start a new process in place of the one on `host`, unless another process already runs there."""
         if slot.host is host:
             self.start(slot)
 
     async def stop(self, slot: Slot) -> None:
-        """Stop a bridge as SIGTERM does. Raises Violation when it does not end."""
+        """Stop a bridge as SIGTERM does. Raises Violation if it does not stop within 60 s."""
         host, runtime, world = slot.host, slot.runtime, self._world
         if host is None or runtime is None or slot.stopping or host.crashed:
             return
@@ -144,7 +144,7 @@ class Replicas:
         slot.runtime = slot.caller = None
 
     def _held_up(self, slot: Slot, write: Any, latency: tuple[float, float]) -> tuple[float, float]:
-        """The latency of a transaction, which may be one that a fault waits for."""
+        """Return the latency of a transaction, and apply the first fault that waits for one of its operations."""
         operations = {call.operation.__name__ for call in write.args[0]}
         found = next((one for one in slot.held_up if one.operation in operations), None)
         if found is None:
@@ -163,7 +163,7 @@ class Replicas:
         return (before + seconds, after) if found.before else (before, after + seconds)
 
     def identity_of(self, host: Host | None) -> tuple[str, int]:
-        """The id and the epoch under which the bridge of a host believes to be known to the database."""
+        """Return the id and the epoch of a host's replica, as its bridge knows them."""
         for slot in self.slots:
             if slot.host is host and slot.store is not None:
                 return slot.store.replica.identity
@@ -174,12 +174,12 @@ _ROUTINE = {"adopt", "renew", "probe", "write_figures", "add_ends", "correct_fut
 
 
 def _is_routine(write: Any) -> bool:
-    """Whether a transaction of the group commit holds nothing but what every replica writes all the time."""
+    """Return whether a transaction of the group commit holds only operations that every replica does regularly."""
     return all(call.operation.__name__ in _ROUTINE for call in write.args[0])
 
 
 def name_of(number: int) -> str:
-    """The name of a replica."""
+    """Return the name of a replica."""
     return f"replica-{number}"
 
 

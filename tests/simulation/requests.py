@@ -1,4 +1,4 @@
-"""What apps and operators ask a bridge for, over HTTP, and what its answers promise."""
+"""The HTTP requests of apps and operators to a bridge, and checks of what its answers promise."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 ANSWER_SECONDS = 5.5
-WAKE_SECONDS = 3.0  # a replica asks once a second what another one has changed
-LATE_SECONDS = 60.0  # after which a request that was not answered is carried out no more
+WAKE_SECONDS = 3.0  # a replica reads once a second what another one has changed
+LATE_SECONDS = 60.0  # a request without an answer is carried out within this time, or never
 
 Then: TypeAlias = Callable[[Reply, float], None]
-"""Gets an answer, and when the request was sent."""
+"""Is called with an answer, and with the time when the request was sent."""
 
 
 class Requests:
-    """Each method is an action of a plan."""
+    """The actions of a plan in which an app or an operator sends a request, one method for each."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -31,10 +31,10 @@ class Requests:
         self._registering = Registering(world)
         self._resumes = 0
         self._beside: list[asyncio.Task[None]] = []
-        self._late_pauses: dict[str, float] = {}  # until when a pause that was not answered may be carried out
+        self._late_pauses: dict[str, float] = {}  # until when the bridge may carry out a pause that had no answer
 
     def actions(self) -> Mapping[str, Callable[..., None]]:
-        """The actions by their names in a plan."""
+        """Return the actions by their names in a plan."""
         return {
             "register": self.register,
             "cancel": self.cancel,
@@ -106,7 +106,7 @@ class Requests:
         self._send(Request(token, "GET", path), waited, held=seconds)
 
     def content(self, choice: float, how: str, byte_range: str) -> None:
-        """An app reads a video, mostly one that is there."""
+        """An app reads a video, mostly of a watch that has completed."""
         watches = self._world.invariants.state.watches
         completed = [one for one, row in watches.items() if row["outcome"] == "completed"]
         known = self._ledger.registered.keys()
@@ -115,7 +115,7 @@ class Requests:
             self._world.contents.read(watch_id, how, byte_range)
 
     def trespass(self, choice: float, what: str) -> None:
-        """An app asks for a watch of another app."""
+        """An app sends a request about a watch of another app. The bridge must refuse it."""
         watch_id = _chosen(sorted(self._ledger.registered), choice)
         if watch_id is None:
             return
@@ -156,7 +156,7 @@ class Requests:
         resumes = self._resumes
 
         def paused(reply: Reply, asked: float) -> None:
-            self._ledger.ever_paused.add(receiver)  # also when it was overtaken by a resume
+            self._ledger.ever_paused.add(receiver)  # again, because a resume may have overtaken this pause
             if not reply.status:
                 self._late_pauses[receiver] = asked + LATE_SECONDS
             if reply.status == 200 and self._resumes == resumes:
@@ -165,7 +165,7 @@ class Requests:
         self._send(Request(OPERATOR, "POST", f"/receivers/{receiver}/pause", {}), paused)
 
     def resume(self, receiver: str) -> None:
-        """An operator resumes a receiver. From now on it may get callbacks, whatever the answer is."""
+        """An operator resumes a receiver. From now on the receiver may get callbacks, whatever the answer is."""
         self._ledger.paused.pop(receiver, None)
         self._resumes += 1
 
@@ -182,12 +182,12 @@ class Requests:
             self.resume(receiver)
 
     def read_feeds(self) -> None:
-        """Each app, and an operator, asks for the events after those that it has."""
+        """Each reader of the feed asks for the events after those that it has."""
         for reading in self._world.feed.readings:
             self.read_feed(reading)
 
     def read_feed(self, reading: Reading, wait_seconds: float = 0.0) -> None:
-        """Ask for the next page of the feed, unless an answer is awaited."""
+        """Ask for the reader's next page of the feed, unless it still waits for an answer."""
         if reading.waiting:
             return
         path = f"/events?limit=3{'' if reading.cursor is None else f'&after={reading.cursor}'}"
@@ -200,14 +200,14 @@ class Requests:
         reading.waiting = self._send(Request(reading.token, "GET", path), read, held=wait_seconds)
 
     def send_beside(self, request: Request, then: Then, held: float) -> None:
-        """Send a request whose answer the end of the world does not wait for."""
+        """Send a request to any bridge. The world does not wait for its answer before it ends."""
         callers = [slot.caller for slot in self._world.replicas.slots if slot.caller is not None]
         if callers:
             caller = callers[self._world.random.randrange(len(callers))]
             self._beside.append(self._world.loop.create_task(self._ask(caller, request, then, held)))
 
     def _send(self, request: Request, then: Then, *, held: float = 0.0) -> bool:
-        """Send a request to any bridge. An answer may be held for `held` seconds."""
+        """Send a request to any bridge, and return whether there was one. It may hold its answer for `held` seconds."""
         callers = [slot.caller for slot in self._world.replicas.slots if slot.caller is not None]
         if callers:
             caller = callers[self._world.random.randrange(len(callers))]

@@ -1,4 +1,4 @@
-"""Runs seeds, one after the other, and shrinks the plan of one that fails."""
+"""Runs seeds, and shrinks the plan of a seed that fails."""
 
 import gc
 import os
@@ -17,7 +17,7 @@ from tests.simulation.world import World
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a seed. `failure` is None when every invariant held."""
+    """The result of a plan. `failure` is None if every invariant held."""
 
     plan: Plan
     failure: str | None
@@ -26,13 +26,13 @@ class Outcome:
 
 @lru_cache(maxsize=1)
 def _root() -> Path:
-    """In memory where there is such a file system: nothing here has to survive."""
+    """Return a folder in memory, where there is one: no file of a simulation has to survive."""
     return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())  # noqa: S108
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for the database of this process."""
+    """Make a folder for the database of this process, and remove it at the end."""
     made = Path(tempfile.mkdtemp(prefix="bridge-simulation-", dir=_root()))
     try:
         yield made
@@ -41,7 +41,7 @@ def folder() -> Iterator[Path]:
 
 
 def run_plan(plan: Plan, place: Path) -> Outcome:
-    """Run one plan."""
+    """Run one plan, and return its result."""
     world = World(plan, place)
     try:
         world.run()
@@ -51,7 +51,7 @@ def run_plan(plan: Plan, place: Path) -> Outcome:
 
 
 def run_seed(seed: int, place: Path) -> Outcome:
-    """Run the plan of a seed."""
+    """Run the plan of a seed, and return its result."""
     outcome = run_plan(make_plan(seed), place)
     _freeze()
     return outcome
@@ -59,13 +59,13 @@ def run_seed(seed: int, place: Path) -> Outcome:
 
 @lru_cache(maxsize=1)
 def _freeze() -> None:
-    """Each seed ends with a collection. From now on it scans what that seed has made and nothing else."""
+    """Freeze all present objects. From now on the collection at a seed's end scans only the objects of that seed."""
     gc.collect()
     gc.freeze()
 
 
 def shrunk(plan: Plan, place: Path) -> Plan:
-    """A plan with as few actions and tasks as possible that breaks an invariant of the same kind."""
+    """Return a plan with fewer actions and tasks that breaks an invariant of the same kind."""
     kind = _kind(run_plan(plan, place).failure)
 
     def fails(tried: Plan) -> bool:
@@ -93,5 +93,5 @@ def shrunk(plan: Plan, place: Path) -> Plan:
 
 
 def _kind(failure: str | None) -> str | None:
-    """A failure without its ids and its numbers."""
+    """Return the text of a failure without its ids and its numbers."""
     return failure and re.sub(r"(evt|wat|rep)_\w+|task_\d+|[\d.]+", "", failure)

@@ -1,4 +1,4 @@
-"""The whole state of the database at one moment, read beside the bridge."""
+"""The state of the database at one moment, read over a connection that the bridge does not use."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _EVENTS_WITHOUT_NUMBERS = "SELECT watch_id, type, terminal, payload, NULL AS num
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The rows of each table by their key; an event's key is its watch and its type."""
+    """The rows of each table by their key. An event's key is its watch and its type."""
 
     watches: dict[str, Any]
     events: dict[tuple[str, str], Any]
@@ -46,7 +46,7 @@ _ORPHANS = {
 
 
 class Reader:
-    """Reads snapshots, and only when something was committed since the last one."""
+    """Reads snapshots, and sees whether something was committed since the last look."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path)
@@ -55,13 +55,13 @@ class Reader:
         self._queries = {**_TABLES, "events": (None, _EVENTS_WITHOUT_NUMBERS)}
 
     def changed(self) -> bool:
-        """Whether there was a commit since the last call."""
+        """Return whether there was a commit since the last call."""
         version = self._connection.execute("PRAGMA data_version").fetchone()[0]
         changed, self._version = version != self._version, version
         return bool(changed)
 
     def snapshot(self) -> Snapshot:
-        """Everything. The events of version 0.2.0 have no numbers."""
+        """Read all tables. The events of version 0.2.0 have no numbers."""
         if self._queries is not _TABLES and self._has_numbers():
             self._queries = _TABLES
         tables: dict[str, Any] = {}
@@ -71,7 +71,7 @@ class Reader:
         return Snapshot(**tables)
 
     def orphans(self) -> dict[str, list[str]]:
-        """The rows that belong to a watch or a delivery that does not exist, by their table."""
+        """Return, by table, the ids of rows whose watch or delivery does not exist."""
         found = {name: [row[0] for row in self._connection.execute(query)] for name, query in _ORPHANS.items()}
         return {name: ids for name, ids in found.items() if ids}
 

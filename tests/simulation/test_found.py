@@ -1,4 +1,4 @@
-"""What the simulation has found, each as the shortest plan that showed it."""
+"""Bugs of the bridge that the simulation has found, each with a short plan that showed it."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from tests.simulation.amux import Course, End, Route
 from tests.simulation.plan import TERMINAL_EVENTS, Action, HoldUp, Plan
 from tests.simulation.runner import folder, run_plan
 
-pytestmark = pytest.mark.usefixtures("real_store_limits")  # as `python -m tests.simulation` has
+pytestmark = pytest.mark.usefixtures("real_store_limits")  # as in `python -m tests.simulation`
 
 CALM = Plan(
     seed=1,
@@ -36,7 +36,7 @@ def register(at: float, seconds: float) -> Action:
 
 
 def test_the_video_of_a_watch_that_retention_deletes_meanwhile_is_not_asked_for_with_another_key() -> None:
-    """The watch was found, and its own key was not there any more: the bridge's key was used."""
+    """The bridge found the watch, but its key was deleted already. So the bridge used its own key."""
     course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.COMPLETED, key="sk-two")
     watch = Action(1_001.0, "register", ("task_0", "https://good-1.example/hook", TERMINAL_EVENTS, 40.0, "sk-two"))
     slow = Action(1_011.0, "database", ("slow", 3.0))
@@ -47,7 +47,7 @@ def test_the_video_of_a_watch_that_retention_deletes_meanwhile_is_not_asked_for_
 
 
 def test_a_settlement_that_the_store_answers_late_wakes_who_waits_and_sends_its_callback() -> None:
-    """Both waited: the request for its whole time, the callback for the end of its claim."""
+    """The request waited for its whole time, and the callback for the end of its claim."""
     course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.COMPLETED)
     late = Action(1_001.4, "hold_up", (0, "settle", HoldUp.HANG, "after", 6.0))
     wait = Action(1_001.5, "wait", (0.0, 30.0))
@@ -55,31 +55,31 @@ def test_a_settlement_that_the_store_answers_late_wakes_who_waits_and_sends_its_
 
 
 def test_a_clock_that_is_set_back_while_the_store_does_not_answer_delays_no_deadline() -> None:
-    """The times in the store were to be corrected once, and were not: the watch was active an hour too long."""
+    """The only try to correct the times in the store failed, and the watch was active an hour too long."""
     refusing, set_back = Action(1_002.0, "database", ("refusing", 6.0)), Action(1_003.0, "clock", (0, -3600.0))
     assert failure_of(CALM, register(1_001.0, 20.0), refusing, set_back) is None
 
 
 def test_a_clock_that_is_set_forward_and_back_while_the_process_is_frozen_delays_no_delivery() -> None:
-    """The claim of a settlement was written in the hour between. After the freeze there was no step to see."""
+    """The claim of a settlement was written while the clock was ahead. After the freeze no clock step was visible."""
     course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_002.0, end=End.COMPLETED)
     actions = (
         Action(1_001.5, "hold_up", (0, "settle", HoldUp.FREEZE, "after", 12.0)),
-        Action(1_002.05, "clock", (0, 3600.0)),  # the settlement comes before the next check of the clocks
+        Action(1_002.05, "clock", (0, 3600.0)),  # between the settlement and the next check of the clocks
         Action(1_008.0, "clock", (0, -3600.0)),
     )
     assert failure_of(replace(CALM, courses=(course,)), register(1_001.0, 40.0), *actions) is None
 
 
 def test_a_task_that_was_closed_without_an_answer_is_not_polled_any_more() -> None:
-    """The answers to the cancellation and to the adoption that found it were both lost."""
+    """The answer to the cancellation was lost, and so was that to the adoption that found the task closed."""
     unknown, cancel = Action(1_004.0, "database", ("unknown", 3.0)), Action(1_004.5, "cancel", (0.0,))
     for seed in (3, 4, 6):
         assert failure_of(replace(CALM, seed=seed, shared=True), register(1_001.0, 60.0), unknown, cancel) is None
 
 
 def test_a_status_event_that_is_superseded_and_resent_during_its_attempt_is_sent_again() -> None:
-    """The end of the watch took the claim away. The new claim was merged with the attempt that had begun before."""
+    """The end of the watch removed the claim. The new claim was taken for that of the attempt that still ran."""
     course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_003.5, end=End.COMPLETED)
     plan = replace(CALM, retries="none", courses=(course,))
     events = (*TERMINAL_EVENTS, "video.in_progress")
@@ -96,7 +96,7 @@ def test_a_status_that_is_first_seen_when_another_watch_times_out_is_sent() -> N
 
 
 def test_a_cancelled_task_that_amux_does_not_know_is_not_polled_after_a_slow_answer() -> None:
-    """The store did not answer whether the task had closed, and was asked again only after a record of amux."""
+    """The store was slow to answer whether the task had closed. It was asked again only after a record of amux."""
     course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.UNKNOWN)
     slow, cancel = Action(1_004.0, "database", ("slow", 8.0)), Action(1_004.5, "cancel", (0.0,))
     for seed in (0, 5, 12):
@@ -105,7 +105,7 @@ def test_a_cancelled_task_that_amux_does_not_know_is_not_polled_after_a_slow_ans
 
 
 def test_an_attempt_whose_record_is_written_without_an_answer_counts_once() -> None:
-    """It was written again under the next claim, and the schedule was one attempt shorter."""
+    """The attempt was written again under the next claim, so the schedule was one attempt shorter."""
     course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.COMPLETED)
     dead = Action(1_001.0, "register", ("task_0", "https://dead-1.example/hook", TERMINAL_EVENTS, 20.0, "sk-one"))
     for seed in (6, 46, 49):
@@ -126,7 +126,7 @@ def test_a_task_that_has_closed_before_its_late_registration_is_noticed_is_not_p
 
 
 def test_a_process_that_is_frozen_while_it_starts_sends_nothing_after_its_lease() -> None:
-    """The lease counted from the end of the start. The database had counted it from the join."""
+    """The process counted its lease from the end of its start. The database counted it from the insert of its row."""
     crash, freeze = Action(1_001.642, "crash", (0, 0.1)), Action(1_001.743, "freeze", (0, 7.0))
     away = Action(1_009.669, "restart", (1, 3.0))
     plan = replace(CALM, replicas=2, shared=True, courses=())
@@ -134,7 +134,7 @@ def test_a_process_that_is_frozen_while_it_starts_sends_nothing_after_its_lease(
 
 
 def test_an_attempt_that_is_recorded_after_the_clock_was_set_back_keeps_its_retry_delay() -> None:
-    """The next attempt was an hour late: its time was that of the clock before."""
+    """The next attempt was an hour late: its due time was from before the clock was set back."""
     course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.COMPLETED)
     dead = Action(1_001.0, "register", ("task_0", "https://dead-1.example/hook", TERMINAL_EVENTS, 60.0, "sk-one"))
     failing, set_back = Action(1_001.2, "database", ("failing", 8.0)), Action(1_004.4, "clock", (0, -3600.0))
@@ -143,7 +143,7 @@ def test_an_attempt_that_is_recorded_after_the_clock_was_set_back_keeps_its_retr
 
 
 def test_a_clock_that_is_set_back_while_the_process_starts_delays_no_deadline() -> None:
-    """The times were corrected just before, and the scheduler compared the clocks only from later on."""
+    """The clock was set after the correction of the times, but before the scheduler began to compare the clocks."""
     for moment in range(12):
         set_back = Action(1_004.09 + 0.0015 * moment, "clock", (0, -3600.0))
         restart = Action(1_003.0, "restart", (0, 1.0))

@@ -1,4 +1,4 @@
-"""The simulation itself: seeds hold, a seed gives the same trace in every process, and planted bugs are found."""
+"""The simulation itself: no seed fails, a seed gives the same trace in every process, and planted bugs are found."""
 
 import hashlib
 import os

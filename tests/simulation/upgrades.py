@@ -1,7 +1,7 @@
 """A database of version 0.2.0, with watches in it, which the bridge of a seed upgrades at its start.
 
-The schema is the recorded one of `tests/store/schema`. The rows are those that 0.2.0 wrote: watches that are active,
-final, cancelled, deliveries that are pending, claimed, delivered and dead.
+The schema is the recorded one of `tests/store/schema`. The rows are as 0.2.0 wrote them: watches that are active,
+settled or cancelled, and deliveries that are pending, claimed, delivered or dead.
 """
 
 import shutil
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 SCHEMA = Path(__file__).parents[1] / "store" / "schema" / "0.2.0-sqlite.sql"
 REVISION = "0003"
 OLD_REPLICA = "rep_of_0_2_0"
-CLAIM_SECONDS = 18.0  # for which a claim of 0.2.0 may still last
+CLAIM_SECONDS = 18.0  # a claim of 0.2.0 lasts so long after the start
 
 
 class Left(StrEnum):
-    """What 0.2.0 has left of a watch."""
+    """The state in which 0.2.0 has left a watch and its delivery."""
 
     ACTIVE = "active"
     CANCELLED = "cancelled"
-    PENDING = "pending"  # settled, and its event is to be sent
-    FAILED_ONCE = "failed once"  # the same, after an attempt
-    CLAIMED = "claimed"  # the same, and the process ended during the attempt
+    PENDING = "pending"  # the watch has settled, and its event was not sent yet
+    FAILED_ONCE = "failed once"  # the first attempt has failed
+    CLAIMED = "claimed"  # the process ended during the first attempt
     DELIVERED = "delivered"
     DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """A watch of 0.2.0. It was registered `age` seconds ago, and its deadline is in `seconds`."""
+    """A watch of 0.2.0. It was registered `age` seconds ago. Its deadline is `seconds` from now."""
 
     task_id: str
     url: str
@@ -59,13 +59,13 @@ class Inherited:
 
     @property
     def id(self) -> str:
-        """Ids sort by the time of registration; the rest is made of the URL, which each watch has for itself."""
+        """Return the id of the watch. It begins with the time of registration; the rest is a digest of task and URL."""
         bits = int.from_bytes(digest(self.task_id, self.url).encode()[:10], "big")
         return f"wat_{watch_id_text(int((EPOCH + START - self.age) * 1000) << 80 | bits)}"
 
 
 def write_file(path: Path, inherited: tuple[Inherited, ...], *, shared: bool) -> None:
-    """Make a database file of 0.2.0 with these watches. With `shared` a replica that is gone owned its tasks."""
+    """Make a database file of 0.2.0 with these watches. With `shared`, their tasks belong to a replica that is gone."""
     template = path.with_name("template-0.2.0.db")
     if not template.exists():
         connection = sqlite3.connect(template)
@@ -143,7 +143,7 @@ class _Writer:
         )
         attempts = 0 if one.left in {Left.PENDING, Left.CLAIMED} else 1
         state = one.left.value if one.left in {Left.DELIVERED, Left.DEAD} else "pending"
-        # A claim and an attempt write the due time again.
+        # A claim and an attempt each set a new due time.
         last_at = now - 1.0 if one.left in {Left.FAILED_ONCE, Left.CLAIMED} else at
         due_at = now + 2.0 if one.left is Left.FAILED_ONCE else at
         row = {"id": key, "watch_id": one.id, "type": kind, "state": state, "attempts": attempts}
@@ -168,7 +168,7 @@ def _host(one: Inherited) -> str:
 
 
 class Upgrade:
-    """Checks that the upgrade happens in one step and changes no row of 0.2.0."""
+    """Checks that the upgrade is one commit, and that it changes no row of 0.2.0."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -178,7 +178,7 @@ class Upgrade:
         self.done = False
 
     def after_commit(self) -> None:
-        """Check a commit until the schema is the present one."""
+        """Check a commit. Once the schema is the present one, do nothing."""
         if self.done:
             return
         [version] = self._connection.execute("SELECT version_num FROM alembic_version").fetchall()
@@ -192,7 +192,7 @@ class Upgrade:
             require(not changed, f"rows of {sorted(changed)} changed before the upgrade")
 
     def close(self) -> None:
-        """Check no more."""
+        """End the checks, and close the connection."""
         self.done = True
         self._connection.close()
 

@@ -22,14 +22,14 @@ FULL_DISK = Disk(0, 1 << 41)
 
 
 def video_of(task_id: str) -> bytes:
-    """The video of a task: no other task has the same, and no part of it occurs twice."""
+    """Return the video of a task. Each task has its own, and no part of a video occurs twice."""
     size = 200 + 130 * (sum(task_id.encode()) % 13)
     return " ".join(f"{task_id}:{number}" for number in range(size)).encode()[:size]
 
 
 @dataclass(eq=False)
 class Videos:
-    """amux's content route. `failed_at`: when it last failed, or broke off an answer."""
+    """amux's content route. `failed_at` is when it last failed, or broke off an answer."""
 
     loop: SimulatedLoop
     random: Random
@@ -38,7 +38,7 @@ class Videos:
     on_read: Callable[[str, str], None] = lambda _task, _key: None
 
     async def answer(self, task_id: str, key: str, refusal: Any) -> Any:
-        """Answer a request for a video. `refusal` is amux's answer in its present trouble, if it is in trouble."""
+        """Answer a request for a video. While amux is in trouble, `refusal` is its answer."""
         await self._wait(0.01 + 0.3 * self.random.random() ** 2)
         if refusal is not None:
             self.failed()
@@ -48,7 +48,7 @@ class Videos:
         return VideoResponse(self, video_of(task_id), is_chunked=self.random.random() < 0.3, breaks=breaks)
 
     def failed(self) -> None:
-        """A request fails."""
+        """Note that a request has failed."""
         self.failed_at = self.loop.time()
 
     async def _wait(self, seconds: float) -> None:
@@ -57,12 +57,12 @@ class Videos:
         await passed
 
     async def piece(self) -> None:
-        """Wait for a piece, which sometimes takes long."""
+        """Wait until a piece of a video has come, which sometimes takes long."""
         await self._wait(0.002 if self.random.random() < 0.7 else 2.0 * self.random.random())
 
 
 class VideoResponse:
-    """What the bridge uses of aiohttp's response to a request for a video."""
+    """An aiohttp response to a request for a video, with what the bridge uses of it."""
 
     def __init__(self, videos: Videos, video: bytes, *, is_chunked: bool, breaks: bool) -> None:
         self.status = 200
@@ -75,7 +75,7 @@ class VideoResponse:
         self._breaks = breaks
 
     async def readany(self) -> bytes:
-        """The next piece."""
+        """Return the next piece, or b"" at the end."""
         await self._videos.piece()
         piece, self._left = self._left[:PIECE], self._left[PIECE:]
         if not piece and self._breaks:
@@ -84,31 +84,31 @@ class VideoResponse:
         return piece
 
     def close(self) -> None:
-        """The connection is closed."""
+        """Do nothing: there is no connection."""
 
 
 @dataclass(eq=False)
 class Drive:
-    """The disk of a host: it outlives the host's processes."""
+    """The disk of a replica. Its files stay when a process ends."""
 
     path: Path
     is_full: bool = False
     folders: list["SimulatedFolder"] = field(default_factory=list)
 
     def folder(self, now: Callable[[], float], name: str) -> ContentFolder:
-        """The folder that a process asks for."""
+        """Return the folder that a process asks for."""
         made = SimulatedFolder(self, now, name)
         self.folders.append(made)
         return made
 
     def process_ended(self) -> None:
-        """What a process has open is closed when it ends."""
+        """Close all files that the process had open, as its end does."""
         for folder in self.folders:
             folder.let_go()
         self.folders.clear()
 
     def complete(self) -> dict[str, bytes]:
-        """The complete files, by their names, without their headers."""
+        """Return the complete files by their names, without their headers."""
         names = [path for path in self.path.glob("*/wat_*") if not path.name.endswith(".part")]
         return {path.name: path.read_bytes()[4096:] for path in names}
 
@@ -120,11 +120,11 @@ class SimulatedFolder(ContentFolder):
         super().__init__(drive.path, name)
         self._drive = drive
         self._now = now
-        self._opened: list[tuple[int, int]] = []  # descriptors, and the files that they were opened for
+        self._opened: list[tuple[int, int]] = []  # descriptors, and the inodes of their files when opened
 
     def prepare(self) -> list[FoundFile]:
         found = sorted(super().prepare(), key=lambda file: file.watch_id)
-        return [replace(file, used_at=self._now()) for file in found]  # the real clock has other times
+        return [replace(file, used_at=self._now()) for file in found]  # the file system uses the real clock
 
     def disk(self) -> Disk:
         return FULL_DISK if self._drive.is_full else LARGE_DISK
@@ -145,7 +145,7 @@ class SimulatedFolder(ContentFolder):
         self._opened.append((fd, os.fstat(fd).st_ino))
 
     def let_go(self) -> None:
-        """Close what is still open: not a number that belongs to another file by now."""
+        """Close what is still open. A descriptor that belongs to another file by now stays open."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -6,6 +6,6 @@ class Violation(AssertionError):
 
 
 def require(holds: object, text: str) -> None:
-    """Raise Violation unless it holds."""
+    """Raise Violation unless the condition holds."""
     if not holds:
         raise Violation(text)

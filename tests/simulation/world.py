@@ -36,9 +36,9 @@ from tests.simulation.upgrades import Upgrade, write_file
 from tests.simulation.videos import Drive, Videos
 from tests.simulation.violation import Violation
 
-AFTER_SECONDS = 150.0  # after the plan's end, for everything to end
+AFTER_SECONDS = 150.0  # after the plan's end everything must end within this time
 
-# Ticks repeat what timers begin, and gauges are for operators: rarer ones save half of the time that a seed takes.
+# Ticks repeat what timers begin, and gauges are for operators. Running both less often halves the time of a seed.
 _TIMES = {
     "POLL_TICK_SECONDS": 0.1,
     "DEADLINES_SECONDS": 2.0,
@@ -58,12 +58,12 @@ for _name, _seconds in _TIMES.items():
 
 @dataclass(eq=False)
 class World:
-    """Everything that one seed needs. `run` returns when the plan is over and nothing is left to do."""
+    """All parts of one seed's simulation. `run` returns when the plan is over and nothing is left to do."""
 
     plan: Plan
     folder: Path
     trace: list[str] = field(default_factory=list)
-    tasks: list["asyncio.Task[Any]"] = field(default_factory=list)  # of apps, operators and service managers
+    tasks: list["asyncio.Task[Any]"] = field(default_factory=list)  # asyncio tasks of the plan's actions
     failure: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class World:
     # --- running ----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run the plan. Raises Violation."""
+        """Run the plan. Raises Violation if an invariant does not hold."""
         plan = self.plan
         shutil.rmtree(self.folder / "content", ignore_errors=True)
         if plan.inherited:
@@ -151,7 +151,7 @@ class World:
         self.invariants.after_commit()
 
     async def _read_feed_to_its_end(self) -> None:
-        """Read page after page, and two more after the last event."""
+        """Read the feed page by page, until two reads in turn give no new event."""
         left = 2
         for _ in range(len(self.invariants.state.events) + 5):
             known = [reading.cursor for reading in self.feed.readings]
@@ -186,7 +186,7 @@ class World:
         self.invariants.on_poll(task_id, host)
 
     def is_disturbed(self, since: float) -> bool:
-        """Whether a process was stopped, frozen or ended since a moment."""
+        """Return whether a process was stopped, frozen or ended since a moment."""
         return self.faults.disturbed_at >= since or any(slot.stopping for slot in self.replicas.slots)
 
     # --- what the parts of the world use ------------------------------------------------------------------------------
@@ -196,11 +196,11 @@ class World:
         self.trace.append(f"{self.loop.time():10.4f} {text}")
 
     def store_time(self) -> float:
-        """Unix seconds by the clock of the store: the server's, or that of the one host."""
+        """Return the Unix seconds of the store's clock: the server's clock, or with SQLite the host's."""
         return EPOCH + self.loop.time() + (0.0 if self.plan.shared else self.replicas.slots[0].wall_ahead)
 
     def failed(self, error: BaseException) -> None:
-        """Keep the first violation and stop. It is not raised in the bridge, which could handle it."""
+        """Keep the first violation, and stop the loop. Raising it here would not do: the bridge could catch it."""
         if self.failure is None:
             self.failure = error
             self.note(f"VIOLATION {error}")
@@ -215,7 +215,7 @@ class World:
         def guarded(*arguments: Any) -> None:
             try:
                 check(*arguments)
-            except Exception as error:  # noqa: BLE001  a mistake of a check, too, is the seed's failure
+            except Exception as error:  # noqa: BLE001  a mistake in a check fails the seed too
                 self.failed(error)
 
         return guarded
@@ -223,7 +223,7 @@ class World:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _tear_down(self) -> None:
-        """Drop everything. Unfinished coroutines are closed here; nothing that they do counts any more."""
+        """Drop everything. Unfinished coroutines are closed here, and what they do then is ignored."""
         self.loop.set_exception_handler(lambda _loop, _context: None)
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
@@ -242,7 +242,7 @@ class World:
                 self.replicas.slots.clear()
                 with suppress(Exception):
                     self.loop.close()
-                web_app._cached_build_middleware.cache_clear()  # it keeps each application, and with it each bridge
+                web_app._cached_build_middleware.cache_clear()  # the cache would keep each application and its bridge
                 gc.enable()
                 gc.collect()
         finally:
@@ -250,7 +250,7 @@ class World:
 
 
 class _ErrorLog(logging.Handler):
-    """Makes each unexpected error that the bridge logs a violation: those have a traceback."""
+    """Turns each unexpected error that the bridge logs into a violation. Only unexpected errors have a traceback."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.ERROR)
@@ -259,20 +259,20 @@ class _ErrorLog(logging.Handler):
         self._before = self._logger.level, self._logger.propagate
 
     def install(self) -> None:
-        """Log errors only, and only here."""
+        """Send the bridge's errors to this handler only, and drop its other records."""
         logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
         self._logger.addHandler(self)
         self._logger.setLevel(logging.ERROR)
         self._logger.propagate = False
 
     def remove(self) -> None:
-        """Log as before."""
+        """Undo `install`."""
         self._logger.removeHandler(self)
         level, self._logger.propagate = self._before
         self._logger.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note an error."""
+        """Report a record with a traceback as a violation."""
         if record.exc_info is not None:
             fields = getattr(record, "bridge_fields", {})
             self._world.failed(Violation(f"the bridge logs {record.getMessage()} {fields} {record.exc_info[1]!r}"))

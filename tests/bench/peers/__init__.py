@@ -1,7 +1,7 @@
-"""The same life of a watch on two job queues, pg-boss with PostgreSQL and BullMQ with Redis, beside the bridge.
+"""Compares the bridge with the same life of a watch on two job queues: pg-boss with PostgreSQL, and BullMQ with Redis.
 
-`life.mjs` is such a service in 150 lines. It has what the queues give (delays, retries, durable jobs) and no more: see
-docs/performance.md. Node, npm and Redis must be installed; the packages come from npm.
+`life.mjs` is such a service in less than 150 lines. It has what the queues give (delays, retries, durable jobs) and no
+more: see docs/performance.md. Node, npm and Redis must be installed. The packages come from npm.
 """
 
 import os
@@ -38,7 +38,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Program:
-    """A program that is no Python process of ours: its CPU seconds and its resident memory."""
+    """A running program that is not written in Python, with its CPU seconds and its resident memory."""
 
     def __init__(self, core: set[int], *command: str, cwd: Path | None = None) -> None:
         self._process = subprocess.Popen(
@@ -70,7 +70,7 @@ class Program:
 
 @dataclass(frozen=True)
 class _Cost:
-    """CPU milliseconds of a life, of the process and of its server, and the requests to amux."""
+    """What a life costs: CPU milliseconds of the process and of its server, and requests to amux."""
 
     process: float
     server: float
@@ -97,7 +97,7 @@ class _Waiting:
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """Whole lives at 100 ends a second, then many jobs that wait."""
+    """Measures whole lives at 100 ends a second, then many jobs that wait."""
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         yield Row("peers", f"skipped: {', '.join(missing)} not installed", "")
         return
@@ -114,7 +114,7 @@ def run(bench: Bench) -> Iterator[Row]:
 
 
 def _installed(bench: Bench) -> Path:
-    """Installs the packages into the run's folder and returns it."""
+    """Installs the packages into a folder of this run, and returns the folder."""
     folder = bench.folder / "peers"
     folder.mkdir()
     for name in ("package.json", "life.mjs"):
@@ -157,7 +157,7 @@ def _row(what: str, ours: _Cost, theirs: _Cost) -> Row:
 def _cost(  # noqa: PLR0917  what all measurements share
     bench: Bench, amux: Child, receivers: Child, url: str, process: Callable[[], float], other: Callable[[], float]
 ) -> _Cost:
-    """Whole lives, from the first registration to the last callback, after some that warm up."""
+    """Measures whole lives, from the first registration to the last callback, after a warm-up."""
     _live(receivers, url, bench.pick(0.5, 3.0, 5.0))
     began = process(), other(), counts_of(amux).requests
     ended = _live(receivers, url, bench.pick(1.0, 15.0, 60.0))
@@ -167,7 +167,7 @@ def _cost(  # noqa: PLR0917  what all measurements share
 
 
 def _live(receivers: Child, url: str, seconds: float) -> int:
-    """Registers evenly for some seconds, waits for every callback, and returns how many there were."""
+    """Registers evenly for some seconds, waits for every callback, and returns the number of watches."""
     ports: Ports = receivers.ready_message
     receivers.ask("reset")
     watches = int(RATE * seconds)
@@ -209,7 +209,7 @@ def _redis(bench: Bench, name: str) -> Iterator[tuple[Program, str]]:
 
 
 def _answers(port: int) -> bool:
-    """Whether Redis has loaded its data: until then PING gets an error."""
+    """Returns whether Redis has loaded its data. Until then PING gets an error."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(b"PING\r\n")
