@@ -120,7 +120,7 @@ def _rows(rate: int, kind: str, life: Life, bare: Life, target: float | None) ->
     yield Row("day", what, str(life), str(bare), life.total, target, unit=" ms")
     yield Row(
         "day",
-        "the same, times the bare bridge's",
+        "the same, as a multiple of the bare bridge's",
         f"{life.polls:.1f} polls",
         f"{bare.polls:.1f} polls",
         life.total / bare.total,

@@ -145,7 +145,13 @@ def _overload(bench: Bench, amux: Child, found: Comparison) -> Iterator[Row]:
         time.sleep(once * (rounds - 1))
         seen, late = counts_of(amux), Lag.read(bridge_process).since(before)
     lost = watches - seen.tasks
-    what = f"twice the load, {watches:,} watches: those not polled"
+    what = f"twice the load, {watches:,} watches: tasks not polled"
     yield Row("polls", what, f"each within {once:.1f} s", measured=float(lost), target=0.0)
     cell = f"mean lag {late.mean:.1f} s"
-    yield Row("polls", "the same: longest gap of one, in mean gaps", cell, measured=seen.widest_gap / once, target=2.0)
+    yield Row(
+        "polls",
+        "the same: longest gap between two polls of a task, in mean gaps",
+        cell,
+        measured=seen.widest_gap / once,
+        target=2.0,
+    )

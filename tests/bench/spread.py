@@ -63,7 +63,9 @@ def _rate(bench: Bench) -> Iterator[Row]:
     what = f"BRIDGE_POLL_RATE_PER_SECOND={limit}: busiest {window:.2f} s"
     yield Row("spread", what, f"{most} polls", measured=float(most), target=float(limit))
     reached = len(seen.arrivals) / seconds
-    yield Row("spread", "the same: how much of it is used", f"{reached:.1f}/s", f"{limit}/s", reached / limit)
+    yield Row(
+        "spread", "the same: the share of the rate that is used", f"{reached:.1f}/s", f"{limit}/s", reached / limit
+    )
 
 
 def _concurrency(bench: Bench) -> Iterator[Row]:

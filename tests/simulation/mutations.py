@@ -177,7 +177,7 @@ MUTATIONS = (
         Change("bridge.core.delivery", "GONE = 410", "GONE = 418"),
     ),
     # The lease is checked at a claim, at the answer to a claim, and at the beginning of an attempt. The last two checks
-    # cover each other, so both are removed here. `tests/delivery/test_claims.py` tests each alone.
+    # cover each other, so one mutation removes both. `tests/delivery/test_claims.py` tests each alone.
     Mutation(
         "a claim does not check the lease",
         1500,
