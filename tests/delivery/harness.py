@@ -81,7 +81,7 @@ class Call:
 
 @dataclass
 class Receiver:
-    """Answers with the next of `answers`, and repeats the last one. Counts the requests under way."""
+    """A receiver that gives its `answers` in turn, then repeats the last one. It counts the requests under way."""
 
     answers: list[Answer]
     changed: asyncio.Event
@@ -162,7 +162,7 @@ class Harness:
         logger.setLevel(logging.INFO)
 
     def sql(self, statement: str, *values: Any) -> list[Any]:
-        """Changes the file directly, as another replica or a disk error would."""
+        """Runs SQL on the database file, past the store, as another replica would. Returns the rows."""
         with sqlite3.connect(self.path, timeout=2, isolation_level=None) as connection:
             rows = connection.execute(statement, values).fetchall()
         connection.close()
@@ -173,7 +173,7 @@ class Harness:
         return str(lease)
 
     def remove_file(self) -> None:
-        """From now on the store cannot read or write."""
+        """Moves the database file away, so that the store can neither read nor write."""
         self.path.rename(self.path.with_suffix(".away"))
 
     def restore_file(self) -> None:
@@ -258,7 +258,7 @@ class Harness:
                 await self.changed.wait()
 
     async def recorded(self, *deliveries: PendingDelivery, times: int = 1) -> list[DeliveryView]:
-        """Waits until that many attempts of each delivery are recorded. Returns the deliveries as they are then."""
+        """Waits until `times` attempts of each delivery are recorded. Returns the deliveries as they are then."""
         await self.until(lambda: all(self.announced[one.watch_id] >= times for one in deliveries))
         return list(await asyncio.gather(*(self.view(one.id) for one in deliveries)))
 
@@ -272,7 +272,7 @@ class Harness:
         return [one for change in changed for one in change.claimed]
 
     async def due(self, url: str, many: int = 1, **options: Any) -> list[PendingDelivery]:
-        """Makes deliveries that are due and unclaimed. Returns them as they were when they were claimed."""
+        """Makes deliveries that are due and unclaimed. Returns them with their former claims."""
         deliveries = await self.claimed(url, many, **options)
         await self.store.release(deliveries)
         return deliveries
@@ -317,7 +317,7 @@ class Harness:
 
 
 def settlement(task: str, at: float) -> Settlement:
-    """A task's success, which settles every watch on it."""
+    """Returns the settlement of a completed task, which ends every watch on the task."""
     return Settlement(
         TaskView(task, "task_1", CONFIGURED, DONE, 1, at),
         at,
@@ -328,7 +328,7 @@ def settlement(task: str, at: float) -> Settlement:
 
 @asynccontextmanager
 async def delivery_harness(folder: Path) -> AsyncIterator[Harness]:
-    """Opens a store in the folder. Everything that the harness has started ends with it."""
+    """Opens a harness with a store in the folder. At the end, stops everything that the harness has started."""
     metrics = Metrics()
     path = folder / "bridge.db"
     async with AsyncExitStack() as stack:

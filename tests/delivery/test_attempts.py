@@ -146,7 +146,7 @@ async def test_a_name_that_leads_to_a_refused_address_is_tried_again(harness: Ha
 
 
 async def test_a_refused_connection_is_tried_again(harness: Harness) -> None:
-    with socket.socket() as bound:  # it does not listen, so every connection is refused
+    with socket.socket() as bound:  # this socket does not listen, so every connection is refused
         bound.bind(("127.0.0.1", 0))
         deliverer = await harness.deliverer(policy=RetryPolicy(delays=(1000,)))
         [delivery] = await harness.claimed(f"http://127.0.0.1:{bound.getsockname()[1]}/hook")
@@ -186,7 +186,7 @@ def test_a_header_value_that_the_limit_cuts_is_not_stored_in_part() -> None:
     hidden = "tok-123456789"
     body = (b"x" * (4096 - 8)) + hidden.encode()[:8]
     assert body_text(body, [hidden]) == "x" * (4096 - 8)
-    assert body_text(body[1:], [hidden]).endswith("tok-1234")  # a body below the limit is not cut
+    assert body_text(body[1:], [hidden]).endswith("tok-1234")  # below the limit, a body is stored whole
 
 
 async def test_metrics_count_attempts_and_measure_the_time_since_the_settlement(harness: Harness) -> None:

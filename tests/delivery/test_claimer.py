@@ -1,4 +1,4 @@
-"""When the claimer queries the outbox again, by a clock that is a number, and claims that come during a write."""
+"""When the claimer queries the outbox again, and what happens to claims during a write. The clock is a number."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ HOST = "app.example:443"
 
 
 class Bench:
-    """A claimer whose work is done when the test calls it, and its owner."""
+    """A claimer that works only when the test calls it. The bench is also the claimer's owner."""
 
     def __init__(self, harness: Harness) -> None:
         self.now = 1_000.0
@@ -31,7 +31,7 @@ class Bench:
         raise AssertionError("nothing is due")
 
     def ticked(self) -> bool:
-        """Whether a tick finds something to do."""
+        """Ticks, and returns whether the claimer then has work."""
         self.claimer.due.clear()
         self.claimer.tick()
         return self.claimer.due.is_set()
@@ -120,7 +120,7 @@ async def test_an_attempt_whose_record_was_written_although_its_answer_was_lost_
     [delivery] = await harness.claimed(receiver.url)
     deliverer.hand_over([delivery])
     await harness.until(lambda: harness.log.of("attempts_unwritten"))
-    again = await harness.store.claim({receiver.host: 1}, 60.0)  # a claim that was under way
+    again = await harness.store.claim({receiver.host: 1}, 60.0)  # stands for a claim that was under way
     assert [one.attempts for one in again] == [1]
     deliverer.accept(again, harness.clock())
     harness.keep_ticking(deliverer)

@@ -76,7 +76,8 @@ async def test_the_outbox_is_not_queried_while_nothing_is_due(
 
 async def test_a_claim_that_leaves_no_time_for_an_attempt_is_released_and_claimed_again(harness: Harness) -> None:
     receiver = await harness.receiver(hang)
-    harness.store.delivery_lease_seconds = 12.0  # 4 s for the age of the claim, 5 s for the attempt, 5 s for its record
+    # An attempt needs 14 s of its claim: 4 s for the claim's age, 5 s for the attempt and 5 s for its record.
+    harness.store.delivery_lease_seconds = 12.0
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
     deliverer.hand_over([delivery])
@@ -137,7 +138,7 @@ async def test_a_delivery_that_is_claimed_again_during_its_attempt_is_recorded_u
     [other] = await harness.claimed(receiver.url)
     await harness.store.release([other])
     deliverer.wake()
-    await harness.until(lambda: len(receiver.calls) == 2)  # the other delivery, claimed together with it
+    await harness.until(lambda: len(receiver.calls) == 2)  # the other delivery was claimed together with this one
     receiver.released.set()
     [view, _] = await harness.recorded(delivery, other)
     assert (view.state, view.attempts) == (DeliveryState.DELIVERED, 1)
@@ -153,7 +154,7 @@ async def test_a_settlement_that_is_answered_after_this_replica_rejoined_is_not_
     harness.store.replica = replace(harness.store.replica, epoch=harness.store.replica.epoch + 1)
     [new] = await harness.claimed(receiver.url)
     deliverer.hand_over([late, new])
-    assert set(deliverer._claimed) == {new.id}  # the other is released; it is sent under a claim of its own
+    assert set(deliverer._claimed) == {new.id}  # `late` is released, and sent later under a new claim
     await harness.recorded(new, late)
     assert sorted(receiver.ids) == sorted([late.id, new.id])
 
@@ -174,7 +175,7 @@ async def test_a_settlement_that_is_answered_after_the_lease_has_ended_is_releas
 
 
 async def test_a_waiting_delivery_is_not_sent_between_the_end_of_the_lease_and_the_next_tick(harness: Harness) -> None:
-    """A process that was frozen goes on where it was: an answer that it waited for may come before any tick."""
+    """A process that was frozen continues where it stopped. The answer to its attempt may come before any tick."""
     lease = Lease(harness.clock)
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer(lease=lease, per_host=1)
@@ -198,7 +199,7 @@ async def test_a_claim_that_is_answered_after_this_replica_rejoined_is_not_sent(
     monkeypatch: pytest.MonkeyPatch,
     known: bool,  # noqa: FBT001
 ) -> None:
-    """`known`: the same delivery waits or is being sent here already, under a newer claim that must stay."""
+    """`known`: this deliverer already has the same delivery under a newer claim, which must stay."""
     receiver = await harness.receiver(hang)
     answered: list[str] = []
     real = harness.store.claim
@@ -219,7 +220,7 @@ async def test_a_claim_that_is_answered_after_this_replica_rejoined_is_not_sent(
     [due] = await harness.due(receiver.url)
     deliverer = await harness.deliverer()
     await harness.until(lambda: answered == [due.id])
-    await asyncio.sleep(0)  # the claimer takes the late answer in the same turn
+    await asyncio.sleep(0)  # the claimer handles the late answer in this turn of the event loop
     if known:
         assert deliverer._claimed[due.id].delivery.lease == "newer"
     else:
@@ -268,7 +269,7 @@ async def test_one_refused_record_delays_no_other_delivery_and_is_written_under_
     await harness.until(lambda: harness.log.of("store_writes_again"))
     deliverer.hand_over([other])
     await harness.recorded(other)
-    harness.sql("UPDATE outbox SET due_at = 0 WHERE id = ?", delivery.id)  # its claim has ended
+    harness.sql("UPDATE outbox SET due_at = 0 WHERE id = ?", delivery.id)  # as if its claim had ended
     harness.sql("DROP TRIGGER refuse")
     deliverer.wake()
     [view] = await harness.recorded(delivery)
@@ -323,7 +324,7 @@ async def test_a_waiting_status_event_is_not_sent_after_its_watch_is_cancelled(h
 async def test_a_claimed_status_event_is_not_sent_after_its_watch_has_ended_elsewhere(
     harness: Harness, way: str
 ) -> None:
-    """The store knows of the end before this deliverer does: another replica, or a write of a moment ago, ended it."""
+    """Another replica, or a write of a moment ago, has ended the watch. This deliverer does not know that yet."""
     receiver = await harness.receiver(ok)
     deliverer = await harness.deliverer()
     [task] = await harness.watch(receiver.url, events=WITH_STATUS_EVENTS)
@@ -358,7 +359,7 @@ async def test_draining_lets_attempts_end_and_releases_what_waits(harness: Harne
     assert receiver.ids == [delivery.id]
     assert (await harness.view(delivery.id)).state is DeliveryState.DELIVERED
     assert await harness.store.due_hosts() == {receiver.host: 2}
-    deliverer.hand_over([late])  # after the drain: it has no effect
+    deliverer.hand_over([late])  # a hand-over after the drain has no effect
 
 
 async def test_draining_ends_in_time_and_a_delivery_that_it_cuts_stays_pending(harness: Harness) -> None:

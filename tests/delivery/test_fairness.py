@@ -60,7 +60,7 @@ async def test_hosts_that_hang_do_not_delay_another(harness: Harness) -> None:
 
 
 async def failing_host(harness: Harness) -> Receiver:
-    """Returns a host that has answered 503 three times, after the deliverer that sent to it has stopped."""
+    """Returns a receiver that has answered 503 three times. The deliverer that sent to it has stopped."""
     receiver = await harness.receiver(status(503))
     deliverer = await harness.deliverer(policy=LATER)
     deliveries = await harness.claimed(receiver.url, 3)
@@ -77,9 +77,9 @@ async def test_a_failing_host_gets_one_attempt_at_a_time_also_after_a_restart(ha
     receiver.answers, receiver.most_under_way = [status(503)] * 4 + [hang, ok], 0
     due = await harness.due(receiver.url, 20)
     await harness.deliverer(policy=LATER)
-    await harness.until(lambda: len(receiver.calls) == 3 + 5)  # four that fail, then one that hangs
+    await harness.until(lambda: len(receiver.calls) == 3 + 5)  # four attempts fail, then one hangs
     assert (receiver.under_way, receiver.most_under_way) == (1, 1)
-    await harness.until(lambda: sum(harness.announced[one.watch_id] for one in due) == 4)  # recorded
+    await harness.until(lambda: sum(harness.announced[one.watch_id] for one in due) == 4)  # all are recorded
     assert await harness.store.host_failures() == {receiver.host: 7}
     receiver.released.set()
     await harness.recorded(*due)
@@ -93,7 +93,7 @@ async def test_nothing_waits_in_memory_for_a_failing_host(harness: Harness) -> N
     deliverer.hand_over(deliveries)
     await harness.until(lambda: harness.log.of("host_failing"))
     leased = "SELECT id FROM outbox WHERE lease IS NOT NULL"
-    await harness.until(lambda: len(harness.sql(leased)) <= 1)  # the probe has it
+    await harness.until(lambda: len(harness.sql(leased)) <= 1)  # only the probe has a claim
     assert len(receiver.calls) <= 14  # 8 at first, 2 after the first failures, and probes
 
 

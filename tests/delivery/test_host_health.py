@@ -228,7 +228,7 @@ def test_idle_hosts_are_forgotten_but_failing_and_busy_ones_are_not() -> None:
 
 
 class Traffic(RuleBasedStateMachine):
-    """Attempts start and end and deliveries wait in any order, with any answers."""
+    """Lets attempts start and end, and deliveries wait, in any order and with any answers."""
 
     names = st.sampled_from([f"h{number}" for number in range(6)])
 

@@ -144,7 +144,7 @@ def test_a_plan_counts_what_waits_already_against_the_room_of_all() -> None:
 def test_a_plan_counts_what_a_host_has_waiting_already() -> None:
     hosts = HostQueues(128, 8)
     put(hosts, "a", 3)
-    assert hosts.plan({"a": 100}) == {"a": 5 + 61}  # 8 attempts and 64 that wait, less 3
+    assert hosts.plan({"a": 100}) == {"a": 5 + 61}  # 8 attempts and 64 waiting deliveries, less the 3 that wait already
     put(hosts, "b", 10)
     assert hosts.plan({"b": 100}) == {}, "its next attempts are waiting already"
     assert hosts.plan({"c": 16}) == {"c": 8 + 8}

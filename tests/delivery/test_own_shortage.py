@@ -13,7 +13,7 @@ from tests.waiting import SAFETY_SECONDS
 
 
 class Descriptors:
-    """Whether a socket can be made."""
+    """`number` is the error of each new socket, or None while sockets can be made. `refused` counts the errors."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -22,7 +22,7 @@ class Descriptors:
 
 @pytest.fixture
 def descriptors(monkeypatch: pytest.MonkeyPatch) -> Iterator[Descriptors]:
-    """Makes the callbacks' sockets fail while `number` is set, as the kernel does."""
+    """While `number` is set, each new socket for a callback fails with this error, as the kernel reports it."""
     made, real = Descriptors(), socket.socket
 
     def make(*arguments: int, **options: int) -> socket.socket:
@@ -68,7 +68,7 @@ async def test_a_shortage_of_the_bridge_uses_up_no_attempt_and_is_logged_once(
 async def test_a_name_that_cannot_be_looked_up_for_a_shortage_uses_up_no_attempt(
     harness: Harness, descriptors: Descriptors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system's resolver reports such a look-up like a name that does not resolve."""
+    """Without a free descriptor, the system's resolver reports that the name does not resolve."""
     names: dict[str, list[list[str]]] = {"app.test": [[], ["127.0.0.1"]]}
     receiver = await harness.receiver(ok)
     deliverer = await harness.deliverer(names=names)

@@ -18,7 +18,7 @@ LATER = RetryPolicy(delays=(1000,))
 
 
 class NoNotices:
-    """Checks that no notices are made: they are off."""
+    """Checks that no notice is published, because notices are off."""
 
     def publish(self, notices: Sequence[Notice]) -> None:
         assert not notices
@@ -34,8 +34,8 @@ async def test_a_paused_receivers_deliveries_wait_and_use_up_no_attempt(harness:
     deliverer, receivers = await started(harness)
     await receivers.pause(paused.host, OPS)
     waiting = await harness.claimed(paused.url, 3)
-    deliverer.hand_over(waiting)  # new ones
-    due = await harness.due(paused.url, 3)  # and those that were due
+    deliverer.hand_over(waiting)  # these are new
+    due = await harness.due(paused.url, 3)  # these were due before
     deliverer.wake()
     others = await harness.claimed(other.url)
     deliverer.hand_over(others)

@@ -1,7 +1,7 @@
-"""Notices for people, sent by apprise in a process of its own: without proxies, best effort, and no URL is ever shown.
+"""Notices for people: apprise sends them in its own process, without proxies and without repeats, and shows no URL.
 
-Slack, DingTalk, Feishu and Discord have fixed hosts in apprise. The tests with them run its code in this process and
-lead its connections to a local server with TLS: only the edge of the socket is replaced.
+Slack, DingTalk, Feishu and Discord have fixed hosts in apprise. Their tests run apprise in this process, and connect it
+to a local server with TLS. Only the function that opens a connection is replaced.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Posted:
 
 @dataclass
 class TlsServer:
-    """A server with TLS that answers as each service does, and keeps what it got."""
+    """A server with TLS that answers as each service does, and keeps the messages that it got."""
 
     port: int = 0
     posted: list[Posted] = field(default_factory=list)
@@ -59,7 +59,7 @@ class TlsServer:
 
 @pytest.fixture
 def tls_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TlsServer]:
-    """The server that every connection of requests leads to, whatever its host is."""
+    """A server that gets every connection of the library `requests`, whatever host it is for."""
     made = TlsServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -166,7 +166,7 @@ def test_a_mail_server_gets_a_mail() -> None:
 
 @asynccontextmanager
 async def local_server() -> AsyncIterator[tuple[str, "asyncio.Queue[Any]"]]:
-    """A server for apprise's `json://`, which may have any host; and what it gets."""
+    """Starts a server for apprise's `json://`. Yields its URL, and a queue of the messages that it gets."""
     got: asyncio.Queue[Any] = asyncio.Queue()
 
     async def answer(request: web.Request) -> web.Response:

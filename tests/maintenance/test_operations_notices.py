@@ -21,7 +21,7 @@ SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ="
 
 @dataclass
 class OperationsReceiver:
-    """Verifies and keeps every notice. `answers` are the statuses of the next answers; after them it is 204."""
+    """Verifies and keeps every notice. `answers` are the next statuses; after them, the status is 204."""
 
     url: str = ""
     answers: list[int] = field(default_factory=list)
@@ -36,7 +36,7 @@ class OperationsReceiver:
         return web.Response(status=self.answers.pop(0) if self.answers else 204)
 
     async def wait_for(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first notice that meets a condition."""
+        """Waits for a notice that meets a condition. Returns the first one."""
         async with asyncio.timeout(SAFETY_SECONDS):
             while True:
                 self.changed.clear()

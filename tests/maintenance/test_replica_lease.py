@@ -1,4 +1,4 @@
-"""The replica's lease: what comes in while the lease is lost is neither polled nor sent."""
+"""The replica's lease: tasks and deliveries that arrive while the lease is lost are neither polled nor sent."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,7 +14,7 @@ from tests.store.builders import execute, new_watch, register_watch
 
 
 class Work:
-    """Stands for the poller and for the deliverer: counts what they have."""
+    """Stands for the poller and for the deliverer. Keeps the tasks, and counts the releases of deliveries."""
 
     def __init__(self) -> None:
         self.tasks: list[str] = []

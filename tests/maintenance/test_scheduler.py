@@ -31,8 +31,8 @@ def test_a_late_run_keeps_the_rhythm_of_its_interval() -> None:
 
 
 async def test_jobs_of_one_interval_are_due_at_the_same_moment() -> None:
-    """Each moment costs a wake-up of its own."""
-    moments = count(YEAR_2100)  # each look at the clock is a second after the one before
+    """Jobs that are due at different moments would cost one wake-up each."""
+    moments = count(YEAR_2100)  # each reading of the clock is one second later
 
     async def job() -> None:
         return
@@ -72,7 +72,7 @@ async def test_a_job_runs_by_the_given_clock() -> None:
 
 
 async def test_times_are_corrected_once_more_after_the_start() -> None:
-    """The clock may have been set between the correction at the start and the scheduler's first look at it."""
+    """The clock may have been set between the correction at the start and the scheduler's first reading of it."""
     corrected = asyncio.Event()
 
     async def on_clock_step() -> None:

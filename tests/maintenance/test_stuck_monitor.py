@@ -20,7 +20,7 @@ BROKEN = Behaviour(queue_seconds=0, faults=(Fault(FaultKind.BAD_GATEWAY_HTML, ti
 
 
 class ScriptedHealth(Health):
-    """A health whose store has given errors, one at each check; after them, and None, the store is writable."""
+    """Each check of the store returns the next of `errors`, and None after the last one. None means: writable."""
 
     def __init__(self, harness: Harness, errors: Sequence[str | None] = ()) -> None:
         parts = HealthParts()
@@ -49,7 +49,7 @@ def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]
 
 
 def failures(poller: Poller, watch: RegisteredWatch) -> int:
-    """How many polls in a row brought no task record for a watch's task."""
+    """Returns how many polls in a row got no record of a watch's task."""
     live = poller.live(watch.view.task.row)
     assert live is not None
     return live.failures

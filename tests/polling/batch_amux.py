@@ -1,4 +1,4 @@
-"""A server in amux's place whose batch route answers as a test says, also as amux never would."""
+"""A server in amux's place. A test sets the answers of its batch route, also answers that amux never gives."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ BatchAnswer = Callable[[Sequence[str]], Answer]
 
 
 def row(task_id: str, status: str = "IN_PROGRESS", platform: str = "50", **more: Any) -> dict[str, Any]:
-    """amux's row of a task (form C)."""
+    """Returns amux's row of a task, as in form C."""
     return {
         "id": 7,
         "task_id": task_id,
@@ -40,12 +40,12 @@ def row(task_id: str, status: str = "IN_PROGRESS", platform: str = "50", **more:
 
 
 def rows(*found: Any, code: str = "success") -> Answer:
-    """A batch answer with these records."""
+    """Returns a batch answer with these records."""
     return 200, {"code": code, "message": "", "data": list(found)}
 
 
 def single(task_id: str, status: str = "IN_PROGRESS", platform: str = "50") -> Answer:
-    """A recorded task's single answer."""
+    """Returns the answer to a single read of a recorded task."""
     return 200, {"code": "success", "message": "", "data": row(task_id, status, platform)}
 
 
@@ -82,7 +82,7 @@ class BatchAmux:
         return _response(self.batch(ids))
 
     def asked(self, task_id: str) -> int:
-        """How many batches asked for a task."""
+        """Returns how many batches asked for a task."""
         return sum(task_id in ids for ids in self.batches)
 
 
@@ -95,7 +95,7 @@ def _response(answer: Answer) -> web.Response:
 
 @asynccontextmanager
 async def batch_amux() -> AsyncIterator[tuple[BatchAmux, AmuxClient]]:
-    """Start a server; yield it with a client of it."""
+    """Start a server. Yields the server and a client of it."""
     amux = BatchAmux()
     app = web.Application()
     app.router.add_get("/v1/video/generations/{task_id}", amux.answer_single)
@@ -124,7 +124,7 @@ class Bench:
     watches: dict[str, RegisteredWatch] = field(default_factory=dict)
 
     async def register(self, *ids: str, polled: bool = True, **options: Any) -> None:
-        """Register a watch on each task. The poller gets all tasks at once: its first batch has them all."""
+        """Register a watch on each task. The poller then gets all tasks at once, so its first batch has all of them."""
         found = {task_id: await self.harness.register(task_id, **options) for task_id in ids}
         self.watches |= found
         for registered in found.values():
@@ -138,12 +138,12 @@ class Bench:
         return {task_id: await self.harness.outcome(watch) for task_id, watch in self.watches.items()}
 
     async def batched(self, *ids: str, more: int = 2) -> None:
-        """Wait until each task was asked for in so many more batches."""
+        """Wait until `more` further batches have asked for each task."""
         before = {task_id: self.amux.asked(task_id) for task_id in ids}
         await self.harness.until(lambda: all(self.amux.asked(each) >= before[each] + more for each in ids))
 
     async def polled(self, *ids: str, more: int = 2) -> None:
-        """Wait until each task was read singly so many times more."""
+        """Wait until each task was read singly `more` further times."""
         before = {task_id: self.amux.polls[task_id] for task_id in ids}
         await self.harness.until(lambda: all(self.amux.polls[each] >= before[each] + more for each in ids))
 

@@ -14,7 +14,7 @@ from tests.polling.harness import QUICK, Harness, open_harness
 
 @pytest.fixture(autouse=True)
 def _no_write_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No status waits 0.1 s to be written with another one: tests/store has the tests of that."""
+    """Writes of a status do not linger for 0.1 s here. tests/store tests the lingering."""
     monkeypatch.setattr(group_commit, "LINGER_SECONDS", 0.0)
 
 
@@ -33,7 +33,7 @@ async def served() -> AsyncIterator[tuple[BatchAmux, AmuxClient]]:
 
 @pytest.fixture
 async def batch_harness(tmp_path: Path, served: tuple[BatchAmux, AmuxClient]) -> AsyncIterator[Harness]:
-    """It is drained before the server closes. The stand-in's sweep takes 50 ms."""
+    """A harness whose pollers are drained before the server closes. The stand-in pauses 50 ms between two sweeps."""
     assert served
     async with open_harness(tmp_path, Sandbox(sweep_seconds=0.05, sweep_task_seconds=0)) as opened:
         yield opened

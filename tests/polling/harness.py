@@ -32,12 +32,12 @@ KEY = "sk-configured-key"
 QUICK = PollPolicy(first_delay=0.01, interval=0.02, max_interval=0.05)
 RUNNING = Behaviour(queue_seconds=0, outcome=End.NEVER)
 DONE = Behaviour(queue_seconds=0, run_seconds=0)
-AMUX_SECONDS = 30.0  # the limit of a poll: no poll reaches it because the machine is busy
-TURNS = 20  # of the event loop, before a wait
+AMUX_SECONDS = 30.0  # the time limit of a poll, so long that no poll on a busy machine reaches it
+TURNS = 20  # turns of the event loop before each wait
 
 
 class GatedClient(AmuxClient):
-    """Keeps the answer to one poll, counted from 1, back until `gate` is set."""
+    """Holds back the answer to the `poll`-th poll (1 is the first) until `gate` is set."""
 
     def __init__(self, base_url: str, poll: int) -> None:
         super().__init__(base_url, user_agent="amux-bridge/test", timeout_seconds=AMUX_SECONDS)
@@ -55,14 +55,14 @@ class GatedClient(AmuxClient):
 
 @dataclass
 class HeldWrites:
-    """Writes of a status that the store has made (`written`), and whose answers wait for `gate`."""
+    """Writes of a status whose answers wait for `gate`. `written` is set when the store has made the first one."""
 
     written: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def hold_status_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> HeldWrites:
-    """Hold the store's answers to writes of a status back."""
+    """Hold back the store's answers to writes of a status."""
     held, record_status = HeldWrites(), store.record_status
 
     async def record_and_wait(*arguments: Any, **options: Any) -> Changed:
@@ -77,7 +77,7 @@ def hold_status_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> HeldWri
 
 @dataclass
 class Harness:
-    """A store, a sandbox and pollers. It is the pollers' delivery queue and change listener, and keeps what it gets."""
+    """A store, a sandbox and pollers. The harness gets the pollers' deliveries and changes, and keeps them."""
 
     store: Store
     sandbox: Sandbox
@@ -136,7 +136,7 @@ class Harness:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds. It is checked after each change, and at least 100 times a second.
 
-        First it is checked in some turns of the loop: what needs no other thread and no network happens in these.
+        Before each wait it is checked in some turns of the event loop, for work that needs no thread and no network.
         """
         async with asyncio.timeout(SAFETY_SECONDS):
             while not condition():
@@ -218,7 +218,7 @@ class Harness:
         return (await self.view(registered)).watch.outcome
 
     def event_data(self, registered: RegisteredWatch) -> list[dict[str, object]]:
-        """The data of the events handed over for a watch, in order."""
+        """Returns the data of the events that were handed over for a watch, in order."""
         return [
             orjson.loads(delivery.payload)["data"]
             for delivery in self.deliveries

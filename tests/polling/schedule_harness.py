@@ -25,7 +25,7 @@ POLICY = PollPolicy()
 
 @dataclass
 class ScheduleHarness:
-    """A schedule whose clock is a number. With `batch` it has batch lanes; they know that platform 50 is recorded."""
+    """A schedule whose clock is a number. With `batch` it has batch lanes."""
 
     rate: float = 0
     policy: PollPolicy = POLICY
@@ -66,21 +66,21 @@ class ScheduleHarness:
         self.expired.append(task)
 
     def lane(self) -> CredentialLane:
-        """The lane of the configured credential. Platform 50 was tested and is recorded."""
+        """Returns the lane of the configured credential, after it was set to know platform 50 as recorded."""
         lane = self.credentials.add_task(CONFIGURED, None).lane
         assert lane is not None
         lane.platforms = lane.platforms.with_tested("50")
         return lane
 
     def timer_seconds(self) -> float | None:
-        """In how many seconds the timer fires; None when it is not set."""
+        """Returns in how many seconds the timer fires, or None when it is not set."""
         timer = self.schedule._timer
         if timer is None or timer.cancelled():
             return None
         return timer.when() - asyncio.get_running_loop().time()
 
     def draw(self) -> float:
-        """Evenly distributed numbers: the multiples of the golden ratio."""
+        """Returns the fraction of the next multiple of the golden ratio. These numbers are evenly distributed."""
         self.drawn += 1
         return self.drawn * 0.6180339887 % 1
 
@@ -109,7 +109,7 @@ class ScheduleHarness:
         self.schedule.schedule_at(task, self.now + self.policy.delay_after(task.steps, self.draw()))
 
     def read(self, batch: Batch, observation: BatchObservation | None = None) -> None:
-        """End a batch: with the records of all its tasks, which still run, or as given. Tasks with a record rejoin."""
+        """End a batch with `observation`, or with records of tasks that all still run. Tasks with a record rejoin."""
         assert self.lanes is not None
         records = {task.task_id: RECORDED for task in batch.tasks}
         answer = observation or BatchAnswer(records, 860 * len(records))
@@ -119,7 +119,7 @@ class ScheduleHarness:
         self.lanes.finish(batch, self.now)
 
     def open_lane(self, tasks: list[PolledTask]) -> CredentialLane:
-        """Put tasks into the lane and open it with a probe, at the present moment. They wait for their next batch."""
+        """Put tasks into the lane and open the lane with a probe. The tasks then wait for their next batch."""
         lane = self.lane()
         for task in tasks:
             self.schedule.schedule_at(task, self.now)
@@ -134,7 +134,7 @@ class ScheduleHarness:
     def run(
         self, seconds: float, answer_of: Callable[[PolledTask], Observation] = lambda _task: RUNNING
     ) -> Counter[int]:
-        """Answer each poll at once; return how many polls began in each second."""
+        """Let so many seconds pass, and answer each poll at once. Returns how many polls began in each second."""
         begun: Counter[int] = Counter()
         start = self.now
         for step in range(1, int(seconds * 100) + 1):

@@ -15,23 +15,23 @@ Answer = tuple[int, Any]
 
 
 def live(status: str, message: str = "", url: str = "") -> Answer:
-    """Form B: amux has asked the vendor for it."""
+    """Returns form B, an answer that amux got from the vendor."""
     return 200, {"code": "success", "message": message, "data": {"status": status, "url": url, "format": "mp4"}}
 
 
 def row(status: str, reason: str = "") -> Answer:
-    """Form C: amux's own row."""
+    """Returns form C, which has amux's own row."""
     data = {"id": 7, "status": status, "fail_reason": reason, "platform": "54", "submit_time": 1_795_446_200}
     return 200, {"code": "success", "message": "", "data": data}
 
 
 def nested(status: int, message: str, kind: str) -> Answer:
-    """An error in amux's nested form."""
+    """Returns an error in amux's nested form."""
     return status, {"error": {"code": "", "message": message, "type": kind}}
 
 
 class ScriptedAmux:
-    """Answers by script. `polled_at` has the monotonic times of each task's polls."""
+    """Answers the polls of each task with its script. `polled_at` has the monotonic times of each task's polls."""
 
     def __init__(self) -> None:
         self.scripts: dict[str, list[Answer]] = {}
@@ -47,7 +47,7 @@ class ScriptedAmux:
 
 @asynccontextmanager
 async def scripted_amux() -> AsyncIterator[tuple[ScriptedAmux, AmuxClient]]:
-    """Start a server; yield it with a client that polls it."""
+    """Start a server. Yields the server and a client that polls it."""
     amux = ScriptedAmux()
     app = web.Application()
     app.router.add_get("/v1/video/generations/{task_id}", amux.answer)

@@ -87,7 +87,7 @@ async def test_amux_s_row_confirms_a_live_failure_while_single_reads_fail(bench:
     bench.amux.singles["task_1"] = live("failed", "vendor is busy")
     await bench.harness.until(lambda: bench.task("task_1").unconfirmed_failure is not None)
     bench.amux.singles["task_1"] = (502, {})
-    await bench.batched("task_1", more=2)  # the row still runs: it neither confirms nor clears
+    await bench.batched("task_1", more=2)  # a row that still runs neither confirms nor clears the failure
     assert (await bench.outcomes())["task_1"] is None
     bench.amux.batch = lambda asked: rows(*(row(each, "FAILURE", platform="54") for each in asked))
     await bench.harness.until(lambda: bench.poller.owned == 1)
@@ -97,7 +97,7 @@ async def test_amux_s_row_confirms_a_live_failure_while_single_reads_fail(bench:
 async def test_a_soft_failure_of_a_live_task_does_not_end_it_although_amux_keeps_it_in_its_row(
     bench: Bench,
 ) -> None:
-    """amux saves the failure that it reported; the next single read comes before anybody asks for the row."""
+    """amux saves the reported failure in its row. The next single read comes before any read of that row."""
     ids = ["task_1", "task_2"]
     bench.amux.batch = lambda asked: rows(*(row(each, platform="54") for each in asked))
     bench.amux.singles = dict.fromkeys(ids, live("processing"))

@@ -12,7 +12,7 @@ from tests.polling.harness import QUICK
 
 
 def key_of(number: int) -> str:
-    """The keys' names in the harness are made of their lengths."""
+    """Returns a key with a length of its own, because the harness names a credential by the length of its key."""
     return f"sk-key-of-app-{'x' * number}"
 
 
@@ -48,7 +48,7 @@ async def test_the_lane_of_a_key_with_tasks_is_not_forgotten(bench: Bench, monke
         await bench.register(f"task_{number}", api_key=key_of(number))
     found = bench.poller._lanes
     assert found is not None
-    assert len(found._lanes) == 26  # the configured key has one too
+    assert len(found._lanes) == 26  # the configured key has a lane too
     bench.amux.singles = {each: single(each, "SUCCESS") for each in bench.watches}
     await bench.end()
     for number in range(25, 28):
@@ -58,7 +58,7 @@ async def test_the_lane_of_a_key_with_tasks_is_not_forgotten(bench: Bench, monke
 
 
 async def test_keys_whose_batches_hang_do_not_keep_the_tasks_of_other_keys_waiting(patient: Bench) -> None:
-    """The route answers nothing from the first batch on: only as many tasks as requests under way wait for it."""
+    """The route never answers. Only as many tasks wait for it as there may be batches under way."""
     patient.amux.gate.clear()
     for number in range(12):
         await patient.register(f"task_{number}", api_key=key_of(number))

@@ -1,4 +1,4 @@
-"""Servers without the batch route, outages of it, and answers that lack tasks or lie."""
+"""Servers without the batch route, outages of the route, and answers that lack tasks or are false."""
 
 import logging
 import random
@@ -149,7 +149,7 @@ async def test_an_answer_that_is_too_long_is_asked_for_in_halves(batch_harness: 
     sandbox.batch_fault = Fault(FaultKind.HUGE_BODY, times=None)
     poller = batch_harness.poller(QUICK, batch=BATCH)
     watches = [await batch_harness.register(sandbox.create_task(RECORDED), poller) for _ in range(4)]
-    await batch_harness.until(lambda: poller.owned == 0)  # 2 MiB are read
+    await batch_harness.until(lambda: poller.owned == 0)  # 2 MiB are read: the limit is 16 MiB
     assert {await batch_harness.outcome(watch) for watch in watches} == {Outcome.COMPLETED}
 
 
@@ -249,7 +249,7 @@ async def test_only_single_answers_count_towards_not_found(bench: Bench) -> None
 async def test_no_answer_of_a_hostile_route_makes_a_wrong_event_or_leaves_a_watch_stuck(
     batch_harness: Harness, served: tuple[BatchAmux, AmuxClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch route never says the truth about an end; only single answers do."""
+    """The hostile answers report ends of tasks that still run, or are malformed. Later both routes tell the truth."""
     monkeypatch.setattr(batch_lane, "NO_ROUTE_SECONDS", 0.01)
     monkeypatch.setattr(batch_lane, "LONGEST_NO_ROUTE_SECONDS", 0.02)
     amux, client = served

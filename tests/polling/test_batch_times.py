@@ -30,7 +30,7 @@ def virtual(
 
 
 async def started(harness: Harness, tasks: int, batch: BatchPolicy | None = DEFAULT) -> VirtualPoller:
-    """A poller whose lane is open, if it has one, and which has polled its tasks for two minutes."""
+    """Returns a poller that has polled its tasks for two minutes. If it has a batch lane, the lane is open."""
     found = virtual(harness, batch)
     for number in range(tasks):
         await found.start(f"task_{number}", 86_400.0)
@@ -150,7 +150,7 @@ async def test_where_there_is_no_route_the_single_reads_are_those_of_a_bridge_wi
         poller.amux.batch_answer = NO_ROUTE
         for number in range(5):
             await poller.start(f"task_{number}_{batch is None}", 86_400.0)
-        await poller.run_until(poller.amux.now + 55.0)  # one probe
+        await poller.run_until(poller.amux.now + 55.0)  # time for one probe
         found.append([len(times) for times in poller.amux.polled.values()])
     assert found[0] == found[1]
 
@@ -200,7 +200,7 @@ async def test_learned_schedules_count_only_single_polls(harness: Harness) -> No
     [figures] = [one for one in poller.poller.classes.figures() if one.name == "amux 50 kling"]
     assert figures.ends == 12
     assert figures.polls is not None
-    assert figures.polls < 15  # singly; in batches there were about 60
+    assert figures.polls < 15  # these are single polls; with the batches there were about 60
 
 
 async def test_the_statistics_say_how_many_tasks_are_read_in_batches_and_what_that_saves(harness: Harness) -> None:

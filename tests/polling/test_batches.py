@@ -217,7 +217,7 @@ async def amux_is_quiet(batch_harness: Harness, amux: BatchAmux) -> None:
 
 
 async def test_many_keys_with_few_tasks_each_do_not_wait_for_one_another(bench: Bench) -> None:
-    """Two batches at a time hang: the lanes behind them are small and late, so their tasks are read singly."""
+    """Two batches hang, and no more may be under way. The other lanes are small and late, so single reads take over."""
     keys = [f"sk-key-of-app-{'x' * number}" for number in range(8)]
     for number, key in enumerate(keys):
         await bench.register(f"task_{number}", api_key=key)
@@ -239,7 +239,7 @@ async def test_thousands_of_loaded_tasks_wait_in_their_lane_and_not_in_the_heap(
     poller = bench.harness.poller(policy, client=bench.poller._client, batch=BATCH)
     await poller.load()
     await bench.batched(*ids)
-    assert bench.amux.polls.total() <= 20  # of the test of the platform, and while the first batch was under way
+    assert bench.amux.polls.total() <= 20  # reads that test the platform, and reads during the first batch
 
 
 async def test_thousands_of_loaded_tasks_are_read_singly_where_there_is_no_route(

@@ -1,4 +1,4 @@
-"""The queue of one credential's batch lane: the order of its tasks, tasks that leave it, and what is known at first."""
+"""The queue of one credential's batch lane: the order of its tasks, tasks that leave, and the state of a new lane."""
 
 from math import inf
 
@@ -24,7 +24,7 @@ class Lane:
             self.lane.append(task)
 
     def popped(self) -> list[int]:
-        """The numbers of the tasks in the queue, in the order in which they come out."""
+        """Takes all tasks from the queue, and returns their numbers in this order."""
         return [self.tasks.index(task) for task in iter(self.lane.pop, None)]
 
 

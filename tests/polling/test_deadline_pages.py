@@ -1,4 +1,4 @@
-"""Overdue watches are read in pages: which are read again, when, and which deadline of a task counts."""
+"""Overdue watches are read in pages: which watches are read again and when, and which deadline of a task counts."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from tests.polling.harness import Harness
 
 
 class Checker:
-    """Checks deadlines by a clock that the test moves. The moments are 1,000 s behind the store's clock."""
+    """Checks deadlines by a clock that the test moves. Its monotonic clock is 1,000 s behind its wall clock."""
 
     def __init__(self, harness: Harness) -> None:
         self.now = harness.store.now()
@@ -62,6 +62,6 @@ async def test_the_latest_deadline_of_a_task_counts_in_any_order(harness: Harnes
     await checker.found()
     latest = max(one.watch.deadline_at for one in watches)
     assert checker.tasks[row].overdue_at == pytest.approx(latest - 1_000.0, abs=0.01)
-    checker.tasks[row].overdue_at = latest + 100.0  # a deadline that was found before
+    checker.tasks[row].overdue_at = latest + 100.0  # as if a later deadline was found before
     await checker.found()
     assert checker.tasks[row].overdue_at == latest + 100.0

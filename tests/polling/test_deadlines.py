@@ -122,7 +122,7 @@ async def test_a_thousand_overdue_tasks_at_a_start_are_polled_once_each_and_a_fe
 
 async def test_a_task_that_is_missing_in_memory_is_found_by_its_deadline(harness: Harness) -> None:
     watch = await overdue(harness, DONE)
-    poller = harness.poller(QUICK)  # a registration was cancelled before the task reached the poller
+    poller = harness.poller(QUICK)  # it lacks the task, as after a request that was cancelled too early
     await poller.check_deadlines()
     assert poller.owned == 0
     await poller.check_deadlines()

@@ -1,4 +1,4 @@
-"""Tasks that are dropped: what they leave behind, and answers and writes that come after that."""
+"""Tasks that are dropped: what they leave behind, and answers and writes that come after the drop."""
 
 from dataclasses import replace
 from math import inf
@@ -17,7 +17,7 @@ async def test_a_dropped_task_leaves_no_check_and_no_key_of_its_own_behind(harne
     poller = harness.poller(client=client)
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller, api_key="sk-own")
     await harness.until(lambda: client.polls == 1)
-    poller.check_closed(watch.view.task.row)  # it is being polled, so it is noted for later
+    poller.check_closed(watch.view.task.row)  # the task is being polled, so the check is noted for later
     task = poller._tasks[watch.view.task.row]
     assert poller._handler._to_check == {task}
     assert len(poller.credentials()) == 2
@@ -38,7 +38,7 @@ async def test_a_status_that_is_written_after_its_task_was_dropped_schedules_no_
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
     await harness.until(held.written.is_set)
     task = poller._tasks[watch.view.task.row]
-    poller.forget_all()  # the lease was lost
+    poller.forget_all()  # as when the lease is lost
     held.gate.set()
     await harness.until(lambda: watch.watch.id in harness.announced)
     assert (poller.owned, task.phase, poller._schedule.is_due()) == (0, Phase.DROPPED, False)

@@ -37,7 +37,7 @@ async def test_the_server_sees_no_more_polls_a_second_than_the_rate(harness: Har
     for number in range(40):
         await harness.register(f"task_{number}", poller)
     await harness.until(lambda: server.answered >= 85)
-    # Counted from the beginning: on a busy machine polls arrive later than they began, and some closer together.
+    # The count begins at the start: on a busy machine polls arrive late, and so some arrive closer together.
     assert all(number <= 40 * math.ceil(at - began) for number, at in enumerate(server.times, 1))
     await poller.drain(5)
     await client.close()
@@ -56,7 +56,7 @@ async def test_no_settlement_is_lost_while_the_store_is_unavailable_and_the_firs
     for task_id in tasks:
         harness.sandbox.change(task_id, DONE)
     await harness.until(lambda: "store_unavailable" in caplog.text)
-    await poller.check_deadlines()  # it fails as well: one outage is logged once
+    await poller.check_deadlines()  # this fails as well, but an outage is logged only once
     await harness.until(
         lambda: all((live := poller.live(w.view.task.row)) and _ended(live.snapshot.status) for w in watches)
     )
@@ -81,7 +81,7 @@ def _ended(status: TaskStatus) -> bool:
 async def test_one_probe_at_a_time_asks_whether_the_store_answers_again(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As many workers as fitted into the pool began at once: 256 writes at each retry. The simulation found it."""
+    """An earlier version began as many workers as the pool has: 256 writes at each retry. The simulation found it."""
     probes: list[str] = []
 
     @event.listens_for(harness.store._database._writing, "before_cursor_execute")
@@ -149,7 +149,7 @@ async def test_a_drain_cancels_polls_that_do_not_end_in_time(harness: Harness) -
 
 
 class CountingServer:
-    """A server that answers "in_progress" after 5 ms, and counts requests and how many come at a time."""
+    """A server that answers "in_progress" after 5 ms. It counts its requests, and the most that are open at a time."""
 
     def __init__(self) -> None:
         self.open_requests = self.most = self.answered = 0

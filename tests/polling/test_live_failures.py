@@ -1,4 +1,4 @@
-"""A failure that amux reports for a vendor's single answer ends a watch only when it is confirmed."""
+"""A failure that amux reports after one answer of a vendor ends a watch only when the failure is confirmed."""
 
 import itertools
 import logging
@@ -15,7 +15,7 @@ from tests.polling.harness import Harness
 from tests.polling.scripted_amux import Answer, ScriptedAmux, live, row, scripted_amux
 
 INTERVAL = 0.15
-# The backoff is large: only an unconfirmed failure is asked about after one interval.
+# With a backoff of 2, polls are soon 0.3 s apart. Only an unconfirmed failure is polled again after one interval.
 POLICY = PollPolicy(first_delay=0.01, interval=INTERVAL, max_interval=0.3, backoff=2)
 SLOW = PollPolicy(first_delay=0.01, interval=3600, max_interval=3600)
 BUSY = live("failed", "vendor is busy")

@@ -37,7 +37,7 @@ async def test_a_task_that_closes_while_the_own_tasks_are_read_is_not_loaded(
 async def test_a_task_that_is_settled_after_it_was_loaded_again_is_dropped(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease ended during the settlement, so the task was forgotten; it was still open when it was loaded again."""
+    """The lease ended during the settlement, so the poller forgot the task, and loaded it while it was still open."""
     poller = harness.poller()
     loaded, real = asyncio.Event(), harness.store.settle
 

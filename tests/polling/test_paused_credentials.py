@@ -174,7 +174,7 @@ async def test_a_few_misrouted_tasks_among_good_ones_are_logged_once_each_way(
     assert routing_lines(caplog) == ["misrouted"]
     assert "AMUX_BASE_URL" in poller.degraded()[0].message
     harness.sandbox.change(bad[0], RUNNING)
-    poller.drop(watches[-1].view.task.row)  # a task that is no longer polled keeps nothing alive
+    poller.drop(watches[-1].view.task.row)  # a dropped task no longer counts as misrouted
     await harness.until(lambda: not poller.degraded())
     await harness.sandbox.polled(good[0], harness.sandbox.polls[good[0]] + 5)
     assert routing_lines(caplog) == ["misrouted", "misrouting_ended"]

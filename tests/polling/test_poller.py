@@ -178,7 +178,7 @@ async def test_an_unknown_status_word_ends_no_watch(harness: Harness) -> None:
     live = poller.live(watch.view.task.row)
     assert live is not None
     assert live.snapshot.status is TaskStatus.UNKNOWN
-    assert live.last_error is not None  # the proxy's answer, with its time
+    assert live.last_error is not None  # the answer of the proxy
     counted = harness.metrics.registry.get_sample_value("amux_bridge_unknown_status_words_total")
     assert counted is not None
     assert counted >= 2

@@ -10,7 +10,7 @@ from bridge.polling.schedule import RATE_WINDOW_SECONDS, RateLimiter
 
 
 def starts_of(limiter: RateLimiter, pauses: list[float]) -> list[float]:
-    """When polls begin that are requested one after another, each as early as allowed after a pause of the caller."""
+    """Returns when polls begin. The caller requests each after one of `pauses`, and each begins as early as allowed."""
     now, starts = 1000.0, []
     for pause in pauses:
         now = max(now + pause, limiter.opens_at(now + pause))
@@ -30,7 +30,7 @@ def most_within(seconds: float, starts: list[float]) -> int:
 def test_no_second_has_more_starts_than_the_rate(rate: float, pauses: list[float]) -> None:
     starts = starts_of(RateLimiter(rate), pauses)
     assert most_within(1.0, starts) <= max(1, int(rate))
-    # 50 ms more than a second: polls may arrive at amux closer together than they began.
+    # This window is 50 ms longer than a second, because polls may arrive at amux closer together than they began.
     assert most_within(RATE_WINDOW_SECONDS - 0.001, starts) <= max(1, int(rate))
     if rate < 1:
         assert all(later - start >= 1 / rate for start, later in pairwise(starts))

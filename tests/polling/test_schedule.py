@@ -128,7 +128,7 @@ async def test_the_timer_wakes_the_workers_no_sooner_than_in_two_milliseconds() 
 
 
 def begun_by_timers(harness: ScheduleHarness, polls: int) -> list[int]:
-    """Returns how many polls each timer begins, until so many have begun."""
+    """Fires timers until `polls` polls have begun. Returns how many polls each timer began."""
     begun: list[int] = []
     while sum(begun) < polls:
         harness.now = max(harness.schedule._timer_at, harness.now + 0.002)
@@ -158,7 +158,7 @@ async def test_polls_wait_for_a_timer_for_a_fifth_of_a_short_interval_at_most() 
 
 
 async def test_a_poll_that_waits_for_the_timer_needs_no_tick() -> None:
-    """A tick comes every 50 ms while polls are due, and costs as much as a poll."""
+    """While polls are due, a tick runs every 50 ms, and each tick costs as much as a poll."""
     harness = ScheduleHarness()
     [task] = harness.tasks(1)
     harness.schedule._timer_fired()
@@ -172,7 +172,7 @@ async def test_a_poll_that_waits_for_the_timer_needs_no_tick() -> None:
 
 
 async def test_a_timer_of_many_polls_begins_some_of_them() -> None:
-    """The first timer does not know yet how many come. Later ones begin so many, and not by turns more and fewer."""
+    """The first timer does not know yet how many polls come. Later timers begin about `TOGETHER` polls each."""
     harness = ScheduleHarness()
     polls_a_second = 20 * TOGETHER
     tasks = harness.tasks(2 * polls_a_second)

@@ -1,4 +1,4 @@
-"""One probe while a key is blocked, and all tasks resumed without a burst."""
+"""A blocked key gets one probe at a time. Afterwards all its tasks are resumed without a burst."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -129,7 +129,7 @@ async def test_a_429_throttles_the_whole_credential(retry_after: float | None, p
     while harness.schedule.take() is None:
         harness.now += 0.01
     assert harness.now - began == pytest.approx(pause, abs=0.25)
-    assert harness.take_all() == []  # the probe alone
+    assert harness.take_all() == []  # only the probe began
 
 
 async def test_429s_in_a_row_make_the_pauses_longer() -> None:

@@ -1,4 +1,4 @@
-"""The poll schedule and its batch lanes: which of them takes a task, which is next, and when the timer fires."""
+"""The poll schedule and its batch lanes: which of them takes a task, what is read next, and when the timer fires."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def harness(rate: float = 0) -> ScheduleHarness:
 
 
 def single(task: PolledTask) -> PolledTask:
-    """A task that is never read in a batch."""
+    """Marks a task as missing in batches, so that it is only read singly. Returns the task."""
     task.reading = Reading.MISSING
     return task
 
@@ -81,7 +81,7 @@ async def test_a_task_that_is_put_is_read_singly_and_is_in_no_later_batch() -> N
     made = harness()
     first, second, third = tasks = made.tasks(3)
     lane = made.open_lane(tasks)
-    second.overdue_at = made.now  # its last read is a single one
+    second.overdue_at = made.now  # an overdue task gets its last read singly
     made.schedule.schedule_single(second, made.now)
     assert lane.waiting == 2
     assert made.take_all() == [second]

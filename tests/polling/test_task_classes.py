@@ -1,4 +1,4 @@
-"""Learned polls: which class a task has, when it is polled, what its end teaches, and what the store keeps."""
+"""Learned polls: which class a task has, when it is polled, what is learned from its end, and what the store keeps."""
 
 from math import exp, inf
 from random import Random
@@ -25,7 +25,7 @@ def durations(count: int, seed: int, sigma: float = 0.25) -> list[float]:
 
 
 async def teach(classes: TaskClasses, ends: int, name: str = CLASS) -> None:
-    """Count ends as the fixed schedule sees them."""
+    """Count ends that are known within 15 s, as from the fixed schedule."""
     for seconds in durations(ends, seed=1):
         classes.add(TaskEnd(name, seconds - 8.0, seconds + 7.0, None))
     await classes.rebuild()
@@ -44,7 +44,7 @@ def task_of(classes: TaskClasses, facts: TaskFacts = NO_FACTS) -> PolledTask:
     return task
 
 
-# --- when ---------------------------------------------------------------------------------------------------------
+# --- when a task is polled ----------------------------------------------------------------------------------------
 
 
 async def test_without_learning_the_polls_are_exactly_those_of_the_fixed_schedule(harness: Harness) -> None:
@@ -96,7 +96,7 @@ async def test_learning_makes_no_poll_after_trouble_sooner(
         await teach(virtual.poller.classes, 60)
         name = f"task_{learn}"
         await virtual.start(name, 120.0)
-        # The first polls of a learned class are 15 s apart and those near 90 s are 1.25 s apart: trouble comes there.
+        # In a learned class, polls are 15 s apart at first and 1.25 s apart near 90 s, where the trouble comes.
         await virtual.run(lambda: virtual.amux.now > 1_080.0)  # noqa: B023  it is called in this turn only
         count = len(virtual.amux.polled[name])
         virtual.amux.answers[name] = [trouble]
@@ -118,7 +118,7 @@ async def test_a_task_has_the_class_of_amuxs_record_else_of_its_app_else_of_its_
     assert task.facts == TaskFacts("seedance", 1_000.0, None, None, "amux 54 seedance")
     classes.name(task, TaskFacts(task_class="app other"))
     assert task.task_class.name == "amux 54 seedance"
-    # From now on an app's model of this name is that class.
+    # From now on, a task gets amux's class if its app gives this model.
     assert task_of(classes, TaskFacts(task_class="app seedance")).task_class is task.task_class
     assert task_of(classes, task.facts).task_class is task.task_class
 
@@ -139,7 +139,7 @@ async def test_there_are_never_more_classes_in_memory_than_allowed(harness: Harn
         classes.add(TaskEnd(f"app junk {number}", 50.0, 60.0, 9))
     assert len(classes._classes) <= MAX_CLASSES
     assert len(classes._histories) <= MAX_CLASSES
-    assert classes.figures()[1].name == "amux 54 seedance"  # after the class that the rare ones share
+    assert classes.figures()[1].name == "amux 54 seedance"  # the first is the class that the rare classes share
     assert task_of(classes, TaskFacts(task_class="amux 54 seedance")).task_class.schedule is not None
 
 

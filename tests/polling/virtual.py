@@ -22,7 +22,7 @@ DONE = TaskRecord(TaskStatus.COMPLETED, url="https://videos.example/1.mp4")
 
 @dataclass
 class VirtualAmux:
-    """amux as the poller sees it. `ends` are the moments at which tasks end; `answers` come before all else."""
+    """amux as the poller sees it. `ends` are the moments at which tasks end. A task's `answers` are given first."""
 
     now: float = 1_000.0
     ends: dict[str, float] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class VirtualPoller:
         return cls(harness, amux, poller)
 
     async def start(self, task_id: str, seconds: float, model: str | None = None) -> None:
-        """Register a task that ends in so many seconds, and poll it."""
+        """Register a task that ends in so many seconds, and give it to the poller."""
         self.amux.ends[task_id] = self.amux.now + seconds
         new = self.harness.new_watch(task_id, lasts=86_400.0)
         registered = await register(self.harness.store, replace(new, watch=replace(new.watch, model=model)))
@@ -105,19 +105,19 @@ class VirtualPoller:
             await self.harness.until(partial(self._has_moved, requests, due))
 
     def _has_moved(self, requests: int, due: float) -> bool:
-        """Whether a request was sent since then, or tasks went to another lane."""
+        """Whether there are more than `requests` requests, or tasks changed their lane and `due` is outdated."""
         moved = self.poller._lanes is not None and self._is_waiting() and self.next_due() != due
         return moved or self.amux.requests > requests
 
     def next_due(self) -> float:
-        """When the next task or lane is due."""
+        """Returns the moment at which the next task or lane is due."""
         lanes = self.poller._lanes
         if lanes is not None and lanes._closed:
             return self.amux.now  # the next tick releases tasks
         return min(self.poller._schedule._heap.next_due(), inf if lanes is None else lanes.next_at())
 
     async def run_until(self, moment: float) -> None:
-        """Poll until the clock has reached a moment, at which nothing more is due."""
+        """Poll until nothing more is due up to a moment. The clock then has the time of the last poll."""
         await self.run(lambda: self._is_waiting() and self.next_due() > moment)
 
     async def finish(self) -> None:
@@ -125,7 +125,7 @@ class VirtualPoller:
         await self.run(lambda: self.poller.owned == 0)
 
     async def waits(self, durations: Sequence[float], prefix: str) -> tuple[float, float]:
-        """Poll tasks of these durations, one after the other: the mean wait from an end to its poll, and the polls."""
+        """Poll tasks of these durations in turn. Returns the mean wait from an end to its poll, and the polls."""
         waits, polls = 0.0, 0
         for number, seconds in enumerate(durations):
             name = f"{prefix}_{number}"

@@ -1,4 +1,4 @@
-"""Builders and short cuts for the store's tests, and SQL that bypasses the store."""
+"""Builders and shortcuts for the store's tests, and SQL that bypasses the store."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -75,7 +75,7 @@ def new_watch(
     body: bytes | None = None,
     trace: TraceContext | None = None,
 ) -> NewWatch:
-    """A watch to register, different from all others by default. It was registered `age` seconds ago."""
+    """Returns a watch to register, by default different from all others. Its creation is `age` seconds ago."""
     number = next(_numbers) if number is None else number
     created_at, watch_id, encrypt = store.now() - age, f"wat_{number:08}", store.cipher.encrypt
     watch = Watch(
@@ -102,7 +102,7 @@ def new_watch(
 
 
 def repeat_of(new: NewWatch, **changes: Any) -> NewWatch:
-    """An equal registration, as another request makes it: with other ids."""
+    """Returns an equal registration with other ids, as another request makes it."""
     number = next(_numbers)
     return replace(new, watch=replace(new.watch, id=f"wat_{number:08}"), task=f"tsk_{number:08}", **changes)
 
@@ -121,7 +121,7 @@ async def register_watch(store: Store, **fields: Any) -> RegisteredWatch:
 
 
 def polled_task(store: Store, task: str, snapshot: TaskSnapshot = RUNNING, polls: int = 1) -> TaskView:
-    """A task, given by its row id, whose last poll was made now."""
+    """Returns a task, given by its row id, whose last poll was made now."""
     now = store.now()
     return TaskView(task, "task_1", CONFIGURED, snapshot, polls, now, next_poll_at=now + 5.0)
 
@@ -151,7 +151,7 @@ def settlement(
     snapshot: TaskSnapshot = DONE,
     at: float | None = None,
 ) -> Settlement:
-    """The result of a poll after which the watches end as `ending` says."""
+    """Returns the result of a poll after which the watches end as `ending` says."""
     moment = store.now() if at is None else at
 
     def event(watch: Watch, how: Ending) -> Event:
@@ -168,7 +168,7 @@ async def settle(
 
 
 def status_change(store: Store, task: str, snapshot: TaskSnapshot = RUNNING, *, polls: int = 1) -> StatusChange:
-    """The result of a poll that ends no watch."""
+    """Returns the result of a poll that ends no watch."""
     at, event_type = store.now(), STATUS_EVENTS[snapshot.status]
 
     def event(watch: Watch) -> Event:
@@ -185,20 +185,20 @@ async def record_status(
 
 
 async def claimed_delivery(store: Store, **fields: Any) -> PendingDelivery:
-    """The delivery of a completed watch, claimed."""
+    """Register and complete a watch. Returns its delivery, which is claimed."""
     [one] = (await settle(store, await register_watch(store, **fields))).claimed
     return one
 
 
 async def due_delivery(store: Store, **fields: Any) -> PendingDelivery:
-    """The delivery of a completed watch, due and unclaimed; returned as it was when it was claimed."""
+    """Register and complete a watch whose delivery is due and unclaimed. Returns the delivery with its former claim."""
     one = await claimed_delivery(store, **fields)
     await store.release([one])
     return one
 
 
 async def dead_delivery(store: Store, *, at: float | None = None, **fields: Any) -> PendingDelivery:
-    """A delivery that was given up."""
+    """Register and complete a watch whose delivery is dead. Returns the delivery with its former claim."""
     one = await claimed_delivery(store, **fields)
     await record_attempt(store, attempt_result(store, one, DEAD, at=at))
     return one
@@ -212,7 +212,7 @@ def attempt_result(
     at: float | None = None,
     host_failures: int | None = None,
 ) -> AttemptResult:
-    """The result of an attempt that ended now, or at `at`."""
+    """Returns the result of an attempt that ended now, or at `at`."""
     now = store.now() if at is None else at
     good = isinstance(verdict, Delivered)
     attempt = Attempt(now - 0.25, 0.25, 204 if good else 500, None if good else SERVER_ERROR, None if good else "oops")
@@ -234,7 +234,7 @@ def retry_at(at: float) -> Verdict:
 async def run_one(
     store: Store, operation: Callable[[Connection, Sequence[Item]], Sequence[Result | BridgeError]], item: Item
 ) -> Result:
-    """Run a bulk operation for one item; raises its BridgeError."""
+    """Run a bulk operation for one item. Returns the item's result or raises its BridgeError."""
     [result] = await store._writer.run_all(operation, [item])
     if isinstance(result, BridgeError):
         raise result
@@ -243,7 +243,7 @@ async def run_one(
 
 
 def rows(store: Store, statement: str, **parameters: Any) -> list[Any]:
-    """Read with SQL."""
+    """Read rows with SQL."""
     return list(store._database.read(lambda connection: connection.execute(text(statement), parameters).all()))
 
 
@@ -253,6 +253,6 @@ def execute(store: Store, statement: str, **parameters: Any) -> int:
 
 
 def one_row(store: Store, statement: str, **parameters: Any) -> Any:
-    """The one row, or its one column."""
+    """Read one row with SQL. Returns the row, or its value if it has one column."""
     [row] = rows(store, statement, **parameters)
     return row[0] if len(row) == 1 else row

@@ -11,7 +11,7 @@ from tests.store_limits import store_limits_times
 
 @pytest.fixture
 def short_limits() -> Iterator[None]:
-    """A tenth of each time limit, for stores that are opened from now on. Another test checks the real limits."""
+    """Shortens the time limits of stores that are opened afterwards to a tenth. Another test checks the real limits."""
     with store_limits_times(0.1):
         yield
 

@@ -1,4 +1,4 @@
-"""Short cuts for the tests of the event feed."""
+"""Shortcuts for the tests of the event feed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from bridge.store.store import Store
 
 
 async def number_all(store: Store) -> list[str]:
-    """Number the committed events, as a replica's job does; returns the app of each. Nothing to do on SQLite."""
+    """Number the committed events, as a replica's job does. Returns the app of each event. Does nothing on SQLite."""
     apps: list[str] = []
     while store.shared:
         some = await store.feed.number_committed()
@@ -22,23 +22,23 @@ async def number_all(store: Store) -> list[str]:
 
 
 async def delete_ended(store: Store, moment: float, limit: int) -> int:
-    """Delete what ended before a moment, once its events are in the feed; returns how many watches."""
+    """Number all events, then delete the watches that ended before a moment. Returns how many watches were deleted."""
     await number_all(store)
     return await store.delete_ended_before(moment, limit)
 
 
 async def page(store: Store, *, limit: int = 100, app: str | None = "app", **query: Any) -> EventPage:
-    """A page of an app's feed."""
+    """Returns a page of an app's feed."""
     return await store.feed.page(EventQuery(limit, app=app, **query))
 
 
 def ids(read: EventPage) -> list[str]:
-    """The ids of the events in a page."""
+    """Returns the ids of the events in a page."""
     return [orjson.loads(payload)["id"] for payload in read.payloads]
 
 
 async def read_all(store: Store, app: str | None, limit: int = 3) -> Sequence[Any]:
-    """Every event of an app's feed, page by page."""
+    """Returns every event of an app's feed, read page by page."""
     found: list[Any] = []
     after = None
     while (read := await page(store, app=app, after=after, limit=limit)).payloads:

@@ -117,7 +117,7 @@ async def test_a_lost_claim_does_not_affect_the_others(store: Store) -> None:
 async def test_failing_hosts_are_stored_until_they_answer(store: Store) -> None:
     first, second = await claimed_delivery(store), await claimed_delivery(store, host="two.example:80")
     await record_attempt(store, attempt_result(store, first, retry_at(store.now()), host_failures=3))
-    await record_attempt(store, attempt_result(store, second, retry_at(store.now())))  # it says nothing about this host
+    await record_attempt(store, attempt_result(store, second, retry_at(store.now())))  # it counts no host failures
     assert await store.host_failures() == {HOST: 3}
     [again] = await store.claim({HOST: 1}, MINUTE)
     await record_attempt(store, attempt_result(store, again, retry_at(store.now()), host_failures=4))
@@ -163,7 +163,7 @@ async def test_a_retry_makes_a_postponed_delivery_due_now(store: Store) -> None:
 async def test_a_retry_requested_during_an_attempt_is_a_new_attempt_after_it(
     store: Store, verdict: Verdict, earlier_attempts: int
 ) -> None:
-    """Whatever the answer was: also a success, a schedule that is used up, or a next attempt that is hours away."""
+    """The answer does not matter: it may be a success, the last attempt, or one whose next attempt is hours away."""
     one = await claimed_delivery(store)
     for _ in range(earlier_attempts):
         await record_attempt(store, attempt_result(store, one, retry_at(store.now() - 1)))

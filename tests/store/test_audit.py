@@ -78,7 +78,7 @@ async def test_what_was_refused_is_not_in_the_trail(store: Store) -> None:
 
 async def test_a_watch_shows_the_pauses_of_its_receiver_in_its_own_time(store: Store) -> None:
     for change in (store.receivers.pause, store.receivers.resume, store.receivers.pause):
-        await change(HOST, OPS)  # the last one lasts when the watch is registered
+        await change(HOST, OPS)  # the last pause still lasts when the watch is registered
     execute(store, "UPDATE audit SET at = at - 100")
     one = await claimed_delivery(store)
     await store.receivers.resume(HOST, APP)
@@ -86,7 +86,7 @@ async def test_a_watch_shows_the_pauses_of_its_receiver_in_its_own_time(store: S
     await record_attempt(store, attempt_result(store, one, DELIVERED, at=store.now() + 1))
     await store.receivers.pause(HOST, OPS)
     execute(store, "UPDATE audit SET at = at + 100 WHERE at > :at", at=store.now() - 50)
-    later = [(Action.PAUSED, OPS)]  # the others came after the end of the watch
+    later = [(Action.PAUSED, OPS)]  # the other two actions came after the end of the watch
     assert await trail(store, one.watch_id) == later
     assert (await store.watch((await claimed_delivery(store, host="other.example:443")).watch_id, None)).audit == ()
 

@@ -56,7 +56,7 @@ async def test_a_value_in_a_query_is_passed_on(store: Store) -> None:
 
 
 async def test_errors_are_those_of_sqlalchemy(store: Store) -> None:
-    """By their classes a caller knows the errors of an item and those of the database."""
+    """The class of an error shows a caller whether an item or the database caused the error."""
     registered = await register_watch(store)
 
     def repeat(connection: Connection) -> None:
@@ -85,7 +85,7 @@ def test_a_lost_connection_is_replaced(postgres_server: PostgresServer, encrypti
 def test_after_a_loss_a_connection_in_use_stays_in_the_pool_and_is_replaced_later(
     postgres_server: PostgresServer, encryption_key: str
 ) -> None:
-    """A new pool would leave it open for as long as it is not collected."""
+    """A new pool would leave the connection open until the garbage collector frees it."""
     database, _ = open_database(postgres_server.migrated(), [encryption_key])
     pid = partial(driver.fetch, statement="SELECT pg_backend_pid()", parameters=())
     with database._writing.connect() as used:

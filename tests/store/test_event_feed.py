@@ -1,4 +1,4 @@
-"""The event feed: every event once, in order, whatever commits when, and nothing removed goes unnoticed."""
+"""The event feed: a reader gets every event once, in order, for any order of commits, and notices removed events."""
 
 from itertools import pairwise
 
@@ -127,7 +127,7 @@ async def test_an_empty_page_has_a_position_that_holds(store: Store) -> None:
 
 
 async def ended_and_delivered(store: Store, app: str = "app") -> None:
-    """A watch that retention may delete."""
+    """Make a watch that retention may delete: it has ended, and its event is delivered."""
     [pending] = (await settle(store, await register_watch(store, app=app))).claimed
     await record_attempt(store, attempt_result(store, pending))
     await number_all(store)
@@ -152,7 +152,7 @@ async def test_a_cursor_expires_only_when_an_event_after_it_was_removed(store: S
 
 
 async def test_a_reader_that_begins_among_kept_and_removed_events_reads_all_that_are_kept(store: Store) -> None:
-    """A watch whose delivery is pending is kept, and with it its event, which is older than removed ones."""
+    """A watch with a pending delivery is kept, so its event is kept too, although newer events are removed."""
     kept = await settle(store, await register_watch(store))
     for _ in range(2):
         await ended_and_delivered(store)
@@ -229,7 +229,7 @@ async def test_a_position_that_is_ahead_of_the_events_and_of_the_clock_has_expir
 
 
 async def test_a_replica_of_the_version_before_may_still_write_events(replicas: list[Store]) -> None:
-    """Replicas are replaced one after the other: the old ones write neither number nor app."""
+    """Replicas are upgraded one after the other. Those of the version before write neither number nor app."""
     store = replicas[0]
     await settle(store, await register_watch(store))
     execute(store, "UPDATE events SET app = NULL")

@@ -33,7 +33,7 @@ NEVER_SENT = frozenset({EventType.FAILED})  # a completed watch has no delivery 
 
 @contextmanager
 def held_open(store: Store) -> Iterator[Connection]:
-    """A transaction of a replica that commits at the end of the block."""
+    """Opens a transaction of a replica. It commits at the end of the block."""
     with store._database._writing.connect() as connection, connection.begin():
         yield connection
 
@@ -46,7 +46,7 @@ def settle_in(connection: Connection, store: Store, task_row: str) -> None:
 
 
 async def test_an_event_that_commits_late_comes_after_those_that_were_read_before_it(replicas: list[Store]) -> None:
-    """A number that is drawn before the commit, such as a sequence's, fails here: the reader has passed it."""
+    """With a number that is drawn before the commit, as from a sequence, the reader would miss the late event."""
     slow, quick = replicas
     first, second = await register_watch(slow), await register_watch(quick)
     with held_open(slow) as connection:
@@ -91,7 +91,7 @@ async def test_a_numbering_that_was_rolled_back_leaves_no_gap_that_hides_an_even
 
 
 async def test_removals_commit_in_the_order_of_their_numbers(replicas: list[Store]) -> None:
-    """A reader that begins after one removal must not take a later commit for something that it knew."""
+    """Otherwise a reader that begins after one removal would take a later commit for a removal that it knew."""
     one, two = replicas
     watches = [await register_watch(store, events=NEVER_SENT) for store in (one, two)]
     for watch, store in zip(watches, (one, two), strict=True):
@@ -100,13 +100,13 @@ async def test_removals_commit_in_the_order_of_their_numbers(replicas: list[Stor
     with held_open(one) as connection:
         assert event_feed.may_remove(connection, one.replica)
         event_feed.note_removal(connection, [watches[0].watch.id], one.replica)
-        assert await two.delete_ended_before(two.now() + 1, 2) == 0  # the writer does not wait either
+        assert await two.delete_ended_before(two.now() + 1, 2) == 0  # it does not wait for the lock either
     assert await two.delete_ended_before(two.now() + 1, 2) == 2
     assert rows(one, "SELECT count(*) FROM removed_events") == [(1,)]
 
 
 async def test_many_replicas_that_settle_at_once_give_every_reader_one_order(four_replicas: list[Store]) -> None:
-    """Nothing is held open here: real commits, numberings and readers race for a moment."""
+    """No commit is held open here. Commits, numberings and readers run at the same time."""
     watches = [(store, await register_watch(store)) for store in four_replicas for _ in range(25)]
     done = False
 
@@ -185,7 +185,7 @@ class Feed:
             connection.close()
 
     async def number(self, pick: int) -> None:
-        """Number what is committed."""
+        """Number the committed events."""
         await number_all(self.stores[pick % len(self.stores)])
         self.look()
 
@@ -196,10 +196,10 @@ class Feed:
         await store.delete_ended_before(store.now() + 1, 1 + pick % 2)
 
     async def read(self, pick: int) -> None:
-        """Read one page, by any replica."""
+        """Read one page through any replica."""
         self.look()
         store, reader = self.stores[pick % len(self.stores)], self.readers[pick % len(self.readers)]
-        if reader.after is None:  # what is gone by now, in the middle too, is nothing that this reader misses
+        if reader.after is None:  # this reader does not miss events that are gone by now
             reader.gone_before = self.numbers.keys() - self.kept()
         try:
             read = await page(store, after=reader.after, limit=reader.limit, types=reader.types)
@@ -217,12 +217,12 @@ class Feed:
         return {orjson.loads(row.payload)["id"] for row in found}
 
     def look(self) -> None:
-        """Note the numbers of the events: one that was numbered keeps its number."""
+        """Note the numbers of the events, and check that no event has changed its number."""
         for row in rows(self.stores[0], "SELECT number, payload FROM events WHERE number IS NOT NULL"):
             assert self.numbers.setdefault(orjson.loads(row.payload)["id"], row.number) == row.number
 
     async def check(self) -> None:
-        """Every reader gets to the end, and has had every event since it began, once and in order."""
+        """Check that every reader gets to the end, and has read every event since it began, once and in order."""
         while self.held:
             await self.commit(0)
         await self.number(0)

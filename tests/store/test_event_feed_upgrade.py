@@ -1,4 +1,4 @@
-"""The event feed over upgrades and restores: older events get their order, and a cursor stays good."""
+"""The event feed over upgrades and restores: older events get their order, and a cursor stays valid."""
 
 import shutil
 import subprocess
@@ -32,7 +32,7 @@ WATCH = """
 EVENT = """
     INSERT INTO events (watch_id, type, terminal, created_at, payload) VALUES (:id, :type, :terminal, :at, :payload)
 """
-# By time, then by id; the last letter of an id is c, f, q and so on, in the order of the types' names.
+# Sorted by time, then by id. An id ends in a letter for its type (c, f, q, ...), which sorts like the type's name.
 EXPECTED = [
     ("shop", "wat_2", "video.queued", 5.0),
     ("lab", "wat_3", "video.completed", 7.0),
@@ -52,7 +52,7 @@ def url_without_schema(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def write_0_2_0(connection: Connection) -> None:
-    """The schema of 0.2.0 and some events, the newest first."""
+    """Make the schema of 0.2.0, and write some events, the newest first."""
     with Operations.context(MigrationContext.configure(connection)):
         for name in ("0001_first", "0002_status_times", "0003_unsettled"):
             import_module(f"{VERSIONS}.{name}").upgrade()
@@ -90,7 +90,7 @@ async def test_the_events_of_0_2_0_are_in_the_feed_by_time_and_id(url_without_sc
 
 
 def copied_file(url: str, folder: Path) -> Callable[[], None]:
-    """Copy an SQLite file while nothing writes; returns what puts the copy back."""
+    """Copy an SQLite file while nothing writes. Returns a function that puts the copy back."""
     path, copy = Path(url.removeprefix("sqlite:///")), folder / "copy"
     for name in ("bridge.db", "bridge.db-wal"):
         if (path.parent / name).exists():
@@ -108,7 +108,7 @@ def copied_file(url: str, folder: Path) -> Callable[[], None]:
 
 
 def dumped(url: str, folder: Path) -> Callable[[], None]:
-    """Dump a PostgreSQL database; returns what restores it into the same database."""
+    """Dump a PostgreSQL database. Returns a function that restores the dump into the same database."""
     dump = folder / "dump"
     subprocess.run([_postgres_program("pg_dump"), "-Fc", "-f", dump, url], check=True)
     command = [_postgres_program("pg_restore"), "--clean", "--if-exists", "--no-owner", "-d", url, str(dump)]
@@ -133,7 +133,7 @@ async def settle_one(store: Store) -> str:
 
 @pytest.fixture
 def fresh_url(database_url: str, request: pytest.FixtureRequest) -> str:
-    """A database of this test's own, with today's schema: it is restored."""
+    """A database with today's schema that only this test uses, because the test restores a backup into it."""
     if database_url.startswith("sqlite:"):
         return database_url
     server: PostgresServer = request.getfixturevalue("postgres_server")

@@ -1,4 +1,4 @@
-"""Calls that share a commit: how many come together, and that an item that fails does not affect the others."""
+"""Calls that share a commit: how many calls share one, and that a failing item does not affect the others."""
 
 import asyncio
 import threading
@@ -37,7 +37,7 @@ class Gate:
     __name__ = "gate"
 
     async def close(self, store: Store) -> "asyncio.Task[None]":
-        """Block the writer from now on."""
+        """Block the writer until `go` is set. Returns the blocked call."""
         blocked = asyncio.create_task(run_one(store, self, None))
         assert await asyncio.to_thread(self.entered.wait, SAFETY_SECONDS)
         return blocked
@@ -60,7 +60,7 @@ async def test_waiting_calls_share_one_transaction(store: Store, monkeypatch: py
     gate.go.set()
     await blocked
     assert all(one.created for one in await asyncio.gather(*waiting))
-    assert len(commits) == 1  # the gate's has begun before
+    assert len(commits) == 1  # the gate's transaction began before the count
 
 
 async def test_a_bridge_error_reaches_its_own_caller_only(store: Store) -> None:
@@ -202,7 +202,7 @@ async def test_after_a_commit_of_many_items_the_writer_waits_for_as_many(
     assert commits == [len(many), len(many)]
     assert time.monotonic() - began < SAFETY_SECONDS / 2
     monkeypatch.setattr(group_commit, "FILL_AT_MOST_SECONDS", 0.01)
-    await store._writer.run_all(count, many)  # it waits no longer than the constant allows
+    await store._writer.run_all(count, many)  # the writer waits no longer than this constant allows
     await run_one(store, count, None)
     assert commits[2:] == [len(many), 1]
 
@@ -224,17 +224,17 @@ class Written:
         return items
 
     async def write(self, item: str, *, linger: bool = False) -> Sequence[str | BridgeError]:
-        """One call with one item."""
+        """Make one call with one item. Returns its results."""
         return await self.writer.run_all(self._operation, [item], linger=linger)
 
     async def write_often(self) -> None:
-        """Make calls until the writer expects the next one soon, and forget them."""
+        """Make calls until the writer expects the next call soon. Their transactions are not kept."""
         for _ in range(50):
             await self.write("call")
         del self.transactions[:]
 
     async def write_together(self, callers: int) -> None:
-        """Make calls while others are unanswered until the writer expects that, and forget them."""
+        """Make calls that overlap until the writer expects overlapping calls. Their transactions are not kept."""
         for _ in range(50):
             await asyncio.gather(*(self.write("call") for _ in range(callers)))
         del self.transactions[:]
@@ -273,7 +273,7 @@ async def test_a_lingering_call_is_written_alone_when_no_other_call_comes(monkey
 
 
 async def test_a_lingering_call_does_not_wait_where_other_calls_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 0.99)  # a new writer takes the interval to be a second
+    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 0.99)  # a new writer expects a call each second
     written = Written()
     lingering = asyncio.create_task(written.write("lingering", linger=True))
     await asyncio.sleep(0)

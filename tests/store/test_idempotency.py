@@ -111,7 +111,7 @@ async def test_a_key_is_kept_for_a_day(store: Store) -> None:
 
 
 async def test_a_key_whose_watch_was_deleted_can_be_used_again(store: Store) -> None:
-    """Retention may be set to less than a day."""
+    """Retention may be shorter than the day for which a key is kept."""
     new = new_watch(store, key=("key", b"body"))
     await register(store, new)
     await store.cancel(new.watch.id, None)

@@ -1,4 +1,4 @@
-"""Migrations: exactly the tables of `schema.py`, once, completely or not at all, and never to an older schema."""
+"""Migrations make exactly the tables of `schema.py`, once, completely or not at all, and refuse a newer schema."""
 
 import shutil
 import subprocess
@@ -39,7 +39,7 @@ def tables(database: Database) -> set[str]:
 
 
 def index_definitions(connection: Connection) -> set[tuple[str, str]]:
-    """The names and definitions of all indexes. Alembic does not compare the conditions of partial indexes."""
+    """Returns the names and definitions of all indexes. Alembic does not compare the conditions of partial indexes."""
     sqlite = connection.dialect.name == "sqlite"
     query = (
         "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
@@ -50,7 +50,7 @@ def index_definitions(connection: Connection) -> set[tuple[str, str]]:
 
 
 def tables_without_rowid(connection: Connection) -> set[str]:
-    """The SQLite tables that are ordered by their key. Alembic does not compare that."""
+    """Returns the SQLite tables that are ordered by their key. Alembic does not compare this property."""
     if connection.dialect.name != "sqlite":
         return set()
     query = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%WITHOUT ROWID%'"
@@ -58,7 +58,7 @@ def tables_without_rowid(connection: Connection) -> set[str]:
 
 
 def differences(connection: Connection) -> list[Any]:
-    """The differences between a database and `schema.py`, as Alembic sees them."""
+    """Returns the differences between a database and `schema.py`, as Alembic sees them."""
     context = MigrationContext.configure(connection, opts={"compare_type": True})
     return list(compare_metadata(context, metadata))
 
@@ -112,7 +112,7 @@ def test_several_bridges_that_start_at_once_migrate_once(empty_url: str, encrypt
 
 
 def test_several_processes_can_open_a_new_file_at_once(tmp_path: Path) -> None:
-    """A service and commands beside it. SQLite fails at once with "locked" when two switch one file to WAL."""
+    """A service and commands may start together. SQLite reports "locked" at once when two switch one file to WAL."""
 
     def use(database: SqliteDatabase) -> None:
         database.transaction(lambda connection: connection.execute(text("CREATE TABLE IF NOT EXISTS used (n)")))
@@ -161,7 +161,7 @@ def test_a_newer_schema_is_refused_in_one_sentence(database_url: str, encryption
 def test_a_migration_cut_short_by_a_power_failure_leaves_nothing_and_the_next_start_completes_it(
     tmp_path: Path,
 ) -> None:
-    """A copy of the files in the middle of the migration is what a killed process leaves."""
+    """A copy of the files that is made during the migration has what a killed process leaves."""
     path = empty_file(tmp_path / "bridge.db")
     left = tmp_path / "left"
     left.mkdir()
@@ -196,7 +196,7 @@ def test_a_migration_cut_short_by_a_lost_connection_leaves_nothing_and_the_next_
 
 
 def test_a_migration_has_no_statement_timeout(postgres_server: PostgresServer, real_store_limits: None) -> None:
-    """An index on a large table takes minutes; every other statement has 3.5 s."""
+    """An index on a large table takes minutes to build. Every other statement has a limit of 3.5 s."""
     found: dict[str, str] = {}
     with closing(PostgresDatabase(postgres_server.empty())) as database:
 
@@ -215,7 +215,7 @@ def test_a_migration_has_no_statement_timeout(postgres_server: PostgresServer, r
 
 @contextmanager
 def statements(database: Database) -> Iterator[list[str]]:
-    """The statements that a database executes during the block."""
+    """Collects the statements that a database executes during the block."""
     seen: list[str] = []
 
     def add(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
@@ -231,7 +231,7 @@ def statements(database: Database) -> Iterator[list[str]]:
 
 @contextmanager
 def at_statement(database: Database, number: int, action: Any, *, times: int = 1) -> Iterator[None]:
-    """Call `action` before every `number`-th table or index is made, `times` times."""
+    """Call `action` before every `number`-th statement that makes a table or an index, but only `times` times."""
     made = 0
     calls = 0
 

@@ -1,4 +1,4 @@
-"""Notices for operators in the store: each change once, on one or several replicas, and never about themselves."""
+"""Notices for operators in the store: one for each change, on one or several replicas, and none about notices."""
 
 from collections.abc import Iterator
 
@@ -45,7 +45,7 @@ def _as_before(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def sent(store: Store) -> list[dict[str, object]]:
-    """The events of all notices, in order."""
+    """Returns the events of all notices, in order."""
     found = rows(store, "SELECT payload FROM notices ORDER BY created_at, id")
     return [orjson.loads(bytes(row.payload)) for row in found]
 
@@ -232,7 +232,7 @@ async def test_no_notice_is_about_notices_or_sent_to_its_own_receiver(store: Sto
     await store.receivers.pause(HOST, OPS)
     [notice] = await store.claim({TARGET.host: 9}, 30.0)
     await record_attempt(store, attempt_result(store, notice, DEAD, host_failures=3))
-    [failing] = await store.notices.check()  # people get it, the receiver itself does not
+    [failing] = await store.notices.check()  # people get this notice, the receiver itself does not
     assert (failing.type, failing.receiver) == (NoticeType.RECEIVER_FAILING, TARGET.host)
     await store.receivers.pause(TARGET.host, OPS)
     assert [one["type"] for one in sent(store)] == ["bridge.receiver_paused"]

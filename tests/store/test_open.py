@@ -1,4 +1,4 @@
-"""Opening: one sentence for each error, nothing left open after it, and no new key for encrypted data."""
+"""Opening the store: one sentence for each error, nothing left open after it, and no new key for encrypted data."""
 
 import asyncio
 import errno
@@ -23,7 +23,7 @@ from tests.databases import PostgresServer, empty_file
 from tests.store.builders import claimed_delivery, execute, one_row, register_watch
 from tests.waiting import SAFETY_SECONDS
 
-FOREIGN_GROUP = 4_242  # of no process here
+FOREIGN_GROUP = 4_242  # no process here is in this group
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other groups and start other users")
 
 
@@ -207,7 +207,7 @@ async def test_bits_for_others_are_taken_and_those_of_a_mounter_are_kept(path: P
 async def test_a_chmod_that_is_not_permitted_is_no_error(
     path: Path, encryption_key: str, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The system's call fails as on a mount with fixed modes."""
+    """The call fails, as on a mount whose modes cannot be changed."""
 
     def refuse(self: Path, mode: int) -> None:
         raise OSError(number, os.strerror(number), str(self))
@@ -221,7 +221,7 @@ async def test_a_chmod_that_is_not_permitted_is_no_error(
 
 @pytest.fixture
 def shared_folder() -> Iterator[Path]:
-    """A folder of group 0 that its members reach: the folders above `tmp_path` are root's alone."""
+    """A folder that members of group 0 can use. They cannot use `tmp_path`, because only root may enter its parents."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o770)
         yield Path(name)
@@ -229,9 +229,9 @@ def shared_folder() -> Iterator[Path]:
 
 @as_root
 def test_an_arbitrary_user_in_group_0_starts_on_another_users_files(shared_folder: Path) -> None:
-    """OpenShift: a user id of the namespace, group 0, no home; the volume's files belong to another user."""
+    """OpenShift starts a process with any user id, with group 0 and no home. The files belong to another user."""
     folder = shared_folder
-    # The first start is root's, in another folder: it imports every module, also where only root may read them.
+    # Root starts first, in another folder. This imports every module, also modules that only root may read.
     program = (
         "import asyncio, os, sys, tempfile\n"
         "from bridge.store.open import open_store\n"
@@ -288,7 +288,7 @@ async def test_a_folder_in_place_of_the_key_file_is_reported_in_a_sentence(path:
 
 
 async def test_an_empty_key_file_of_an_interrupted_start_gets_a_key(path: Path) -> None:
-    """The power failed between making the file and writing it; nothing is encrypted with it yet."""
+    """The power failed after the file was made and before the key was written, so nothing is encrypted yet."""
     path.with_name("bridge.key").touch(0o600)
     await (await opened(path)).close()
     Fernet(path.with_name("bridge.key").read_text().strip())

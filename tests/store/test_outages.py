@@ -37,7 +37,7 @@ def file_of(url: str) -> Path:
 
 @contextmanager
 def locked(url: str) -> Iterator[None]:
-    """Another process holds the locks that every write needs."""
+    """Holds the locks that every write needs, as another process would."""
     if url.startswith("sqlite"):
         holder = sqlite3.connect(file_of(url), isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
@@ -107,7 +107,7 @@ async def test_a_read_behind_blocked_readers_fails_in_time(short_limit_store: St
 
 
 async def test_a_missing_file_is_reported_and_used_again_when_it_is_back(sqlite_url: str, encryption_key: str) -> None:
-    """SQLite itself would go on writing to the deleted file, and lose everything at the end."""
+    """SQLite itself would continue to write to the deleted file, and these writes would be lost."""
     store = await opened(sqlite_url, encryption_key)
     registered = await register_watch(store)
     path = file_of(sqlite_url)
@@ -142,7 +142,7 @@ async def test_a_file_that_was_replaced_is_not_written_to(sqlite_url: str, encry
 
 
 async def test_a_destroyed_file_is_reported_to_all_waiting_callers(sqlite_url: str, encryption_key: str) -> None:
-    """It is an error of the database, not of one item, so the calls are not tried again one by one."""
+    """The error concerns the database, not one item, so the calls are not tried again one by one."""
     store = await opened(sqlite_url, encryption_key)
     await register_watch(store)
     store._database.close()

@@ -1,4 +1,4 @@
-"""Claims: one holder at a time, each host counted by itself, and due again when the holder is dead."""
+"""Claims of deliveries: one holder at a time, a limit for each host, and due again when the holder is dead."""
 
 import asyncio
 
@@ -147,7 +147,7 @@ async def test_a_secret_that_does_not_decrypt_does_not_delay_other_deliveries(st
     good = await due_delivery(store)
     execute(store, "UPDATE watches SET secret = :noise WHERE id = :id", noise=b"noise", id=bad.watch_id)
     assert [claimed.id for claimed in await store.claim({HOST: 5}, MINUTE)] == [good.id]
-    assert await store.claim({HOST: 5}, MINUTE) == []  # it is due again only after its lease
+    assert await store.claim({HOST: 5}, MINUTE) == []  # `bad` is due again only after its lease
     assert one_row(store, "SELECT count(*) FROM outbox") == 2
 
 

@@ -52,7 +52,8 @@ def messages(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRe
 
 @contextmanager
 def open_sessions_read_only(server: PostgresServer, name: str) -> Iterator[None]:
-    """As after a failover: every open session is read-only, and new ones are not."""
+    """Makes every open session read-only, and no new one, as after a failover."""
+    # New sessions use the setting of their role in this database. Open sessions get the setting of the system.
     server.execute(f"ALTER ROLE postgres IN DATABASE {name} SET default_transaction_read_only = off")
     server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
     server.execute("SELECT pg_reload_conf()")
@@ -70,7 +71,6 @@ async def test_a_failover_that_leaves_open_sessions_read_only_causes_no_error(
 ) -> None:
     url = postgres_server.migrated()
     name = str(make_url(url).database)
-    # The database's own setting comes before the system's, for sessions that begin from now on.
     async with opened(url, encryption_key) as store:
         await register_watch(store)
         await store.counts()
@@ -123,7 +123,7 @@ async def test_a_bridge_works_through_pgbouncer(
     with pgbouncer(postgres_server.empty(), mode) as url:
         async with opened(url, encryption_key) as store, opened(url, encryption_key) as other:
             registered = [await register_watch(store) for _ in range(3)]
-            for _ in range(8):  # a statement would be prepared at its fifth execution
+            for _ in range(8):  # psycopg would prepare a statement after five executions
                 results = await asyncio.gather(*(register(one, new_watch(one)) for one in (store, other, store)))
                 assert all(result.created for result in results)
                 await asyncio.gather(
@@ -285,7 +285,7 @@ async def test_a_start_gives_up_in_one_sentence(encryption_key: str) -> None:
 async def test_a_start_whose_connection_goes_silent_tries_again_and_ends(
     postgres_server: PostgresServer, encryption_key: str, monkeypatch: pytest.MonkeyPatch, silent_after: int
 ) -> None:
-    """The server takes some messages and answers no more, as behind a firewall that forgot the connection."""
+    """The server stops answering after some messages, as when a firewall has dropped the connection."""
     monkeypatch.setattr(opening_wait, "HUNG_AFTER_SECONDS", 0.3)
     async with run_proxy(postgres_server.migrated()) as proxy:
         proxy.silent_after = silent_after

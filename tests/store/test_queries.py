@@ -142,7 +142,7 @@ async def test_a_watchs_own_key_is_decrypted(store: Store) -> None:
     plain = await register_watch(store)
     assert await store.api_key_of(own.watch.id) == "sk-own"
     assert await store.api_key_of(plain.watch.id) is None
-    with pytest.raises(NotFound):  # and not None: the configured key must not be used for it
+    with pytest.raises(NotFound):  # not None, because the configured key must not be used for it
         await store.api_key_of("wat_none")
 
 

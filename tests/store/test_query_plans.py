@@ -35,7 +35,7 @@ READS_ALL = (
 
 @contextmanager
 def plans(store: Store) -> Iterator[list[str]]:
-    """The steps of the plans of every SELECT in the block, known after it."""
+    """Collects the steps of the query plan of every SELECT in the block. The list is filled at the end of the block."""
     found: list[str] = []
     seen: list[str] = []
     traced: list[Any] = []
@@ -92,7 +92,7 @@ async def test_a_list_of_few_watches_reads_few_rows(
 
 @pytest.mark.parametrize("conditions", [{}, {"app": "app"}, {"app": "app", "host": "127.0.0.1"}], ids=str)
 async def test_dead_deliveries_are_found_by_their_own_index(sqlite_store: Store, conditions: dict[str, Any]) -> None:
-    delete_rows(sqlite_store)  # of other tests
+    delete_rows(sqlite_store)  # rows of other tests
     with plans(sqlite_store) as steps:
         await sqlite_store.count_dead(DeadFilter(**conditions))
         await sqlite_store.retry_dead(DeadFilter(**conditions))
@@ -143,7 +143,7 @@ async def test_a_page_of_the_event_feed_reads_the_page_only(sqlite_store: Store,
 
 
 async def test_the_newest_number_is_looked_up_in_an_index(sqlite_store: Store) -> None:
-    """Each settlement asks for it, and each request that waits for events."""
+    """Each settlement needs the newest number, and so does each request that waits for events."""
     with plans(sqlite_store) as steps:
         await sqlite_store.feed.latest("app")
         await sqlite_store.feed.latest(None)
@@ -164,7 +164,7 @@ async def test_the_tasks_of_a_settlement_are_found_by_their_ids(sqlite_store: St
 
 
 async def test_a_start_reads_the_open_tasks_in_the_order_of_the_table(sqlite_store: Store) -> None:
-    """By the index of open tasks, which is in random order, a million tasks took more than a minute."""
+    """The index of open tasks is in random order. Through this index, a million tasks took more than a minute."""
     with plans(sqlite_store) as steps:
         await sqlite_store.own_tasks()
     assert steps == ["SCAN tasks"]

@@ -1,4 +1,4 @@
-"""Races between replicas on PostgreSQL: in any order one of them wins, and the rows agree with each other afterwards.
+"""Races between replicas on PostgreSQL: in any order one replica wins, and the rows are consistent afterwards.
 
 In the first half a transaction waits for another that is held open; in the second half four replicas run at once.
 """
@@ -70,7 +70,7 @@ def assert_consistent(store: Store) -> None:
 
 @contextmanager
 def open_transaction(store: Store) -> Iterator[Connection]:
-    """A transaction of a replica that commits at the end of the block."""
+    """Opens a transaction of a replica. It commits at the end of the block."""
     with store._database._writing.connect() as connection, connection.begin():
         yield connection
 
@@ -163,7 +163,7 @@ async def test_a_delivery_retried_during_retention_is_not_deleted(replicas: list
         sweeping = asyncio.create_task(one.delete_ended_before(one.now() + MINUTE, 10))
         await until_blocked(connection, sweeping)
     assert await sweeping == 0
-    assert [found.id for found in await two.claim({HOST: 1}, MINUTE)] == [given_up.id]  # due by its clock
+    assert [found.id for found in await two.claim({HOST: 1}, MINUTE)] == [given_up.id]  # due by the clock of `two`
     assert_consistent(one)
 
 
@@ -333,7 +333,7 @@ async def test_hosts_that_fail_at_one_replica_and_answer_at_another_do_not_deadl
 
     def meet(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         if statement.startswith("INSERT INTO hosts"):
-            with suppress(threading.BrokenBarrierError):  # the other waits for our lock, so they cannot deadlock
+            with suppress(threading.BrokenBarrierError):  # one transaction waits for the other, so there is no deadlock
                 both_have_one.wait(0.3)
 
     engines = [store._database._writing for store in replicas]

@@ -101,7 +101,7 @@ async def test_all_that_waits_is_due_one_after_the_other_the_oldest_first(
     before = store.now()
     await store.receivers.resume(HOST, OPS)
     assert (await store.receivers.pause_state()).resuming == {HOST}
-    assert await claim(store, HOST) == []  # until all have their times
+    assert await claim(store, HOST) == []  # none before all have their new times
     while await store.receivers.spread(HOST):
         assert (await store.receivers.pause_state()).held == {HOST}
     assert not (await store.receivers.pause_state()).held
@@ -240,5 +240,5 @@ async def test_claims_cost_the_same_beside_a_long_paused_backlog(sqlite_store: S
         event.remove(store._database._reading, "checkout", watch)
         execute(store, "DELETE FROM outbox")
         execute(store, "DELETE FROM pauses")
-    assert 0 < steps < 100  # of 100 instructions of SQLite each; the backlog alone has 20,000 rows
+    assert 0 < steps < 100  # each has 100 instructions of SQLite; the backlog alone has 20,000 rows
     assert one_row(store, "SELECT count(*) FROM outbox") == 0

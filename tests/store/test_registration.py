@@ -121,7 +121,7 @@ async def test_many_callers_at_once_get_their_own_results(store: Store) -> None:
 
 
 async def test_a_refused_watch_leaves_no_task_behind(store: Store) -> None:
-    """One endpoint with two amux keys at once: the second is a conflict, and its task would have no watch."""
+    """One endpoint comes with two amux keys at once. The second one is refused, and its task would have no watch."""
     one = new_watch(store)
     results = await store.register_all([one, repeat_of(one, credential="own", options=b"others")])
     assert isinstance(results[1], WatchConflict)
@@ -158,7 +158,7 @@ async def test_near_the_limit_the_active_watches_are_counted_only_before_a_refus
     try:
         for _ in range(9):
             await register_watch(store)
-        assert len(counts) == 2  # of all, and of the app: when the first came
+        assert len(counts) == 2  # one of all watches and one of the app's, at the first registration
         with pytest.raises(TooManyWatches, match="9 watches of this app"):
             await register_watch(store)
         assert len(counts) > 2

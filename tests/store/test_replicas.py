@@ -83,7 +83,7 @@ async def test_the_owner_learns_that_a_task_was_closed_by_a_cancellation_elsewhe
     first = await register_watch(one, task_id="shared")
     second = await register_watch(two, task_id="shared", app="other")
     await two.cancel(first.watch.id, None)
-    assert await one.adopt(10) == []  # a watch is left
+    assert await one.adopt(10) == []  # one watch still needs the task
     await two.cancel(second.watch.id, None)
     [closed] = await one.adopt(10)
     assert (closed.row, closed.closed) == (first.view.task.row, True)
@@ -131,7 +131,7 @@ async def test_a_replica_that_others_took_over_writes_nothing_more(replicas: lis
     later = await register_watch(one)
     claimed = await claimed_delivery(one)
     kill(one)
-    await two.adopt(1)  # of three tasks: the replica has lost even those that are not taken over yet
+    await two.adopt(1)  # one of three tasks: `one` has also lost those that are not taken over yet
     for found in (registered, later):
         with pytest.raises(LostClaim):
             await settle(one, found)
@@ -242,7 +242,7 @@ async def test_a_task_given_to_a_replica_that_is_leaving_is_not_lost(replicas: l
     with one._database._writing.connect() as connection, connection.begin() as transaction:
         registration.register(connection, [new], one.replica, one._active_limit)
         leaving = asyncio.create_task(two.leave())
-        # Commit as soon as it waits for us or is done.
+        # Commit as soon as `leaving` waits for this transaction or is done.
         while not leaving.done() and not blocked_transactions(connection.connection.driver_connection):
             await asyncio.sleep(0)
         transaction.commit()
@@ -259,7 +259,7 @@ async def test_a_task_given_to_a_replica_that_is_being_taken_over_is_not_lost(re
         registration.register(connection, [new], one.replica, one._active_limit)
         kill(two)
         await two.rejoin()
-        await two.adopt(10)  # of its former id, which the open transaction gives a task to
+        await two.adopt(10)  # the tasks of its former id; the open transaction gives this id another one
         transaction.commit()
     assert [row.row for row in await two.adopt(10)] == [new.task]
 

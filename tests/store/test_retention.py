@@ -129,7 +129,7 @@ async def test_a_deadline_keeps_its_time_counted_from_now(store: Store) -> None:
 
 
 async def test_a_second_correction_does_not_move_a_deadline(store: Store) -> None:
-    """The watch's creation is still in the future. If that counted, each correction would extend its time."""
+    """The watch's creation is still in the future. If a correction used that time, each one would move the deadline."""
     registered = await register_watch(store, age=-HOUR, timeout=600)
     await store.correct_future_times()
     once = (await store.watch(registered.watch.id, None)).watch.deadline_at
@@ -140,7 +140,7 @@ async def test_a_second_correction_does_not_move_a_deadline(store: Store) -> Non
 async def test_what_is_written_while_a_correction_waits_is_not_in_the_future(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The simulation found it, at seed 202589: the correction's time was that of its call."""
+    """A correction once used the time of its call, not of its transaction. The simulation found it at seed 202589."""
     clock = [store.now()]
     monkeypatch.setattr(store._database, "now", lambda: clock[0])
     store.replica = replace(store.replica, now=lambda: clock[0])

@@ -98,7 +98,7 @@ class Bridge(RuleBasedStateMachine):
         self.number = 0  # ids are numbered here, so that a sequence can be repeated
         self.tasks: list[str] = []
         self.watches: list[str] = []
-        self.claims: list[PendingDelivery] = []  # valid, lost and used ones
+        self.claims: list[PendingDelivery] = []  # valid, lost and used claims
         self.final: dict[str, tuple[Any, ...]] = {}
         self.retried: set[str] = set()  # deliveries that were retried on request
         self.payloads: dict[tuple[str, str], bytes] = {}
@@ -235,7 +235,7 @@ class Bridge(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """Restart: what the last process had claimed is due now, and its claims are lost."""
+        """Restart. Deliveries that the last process had claimed are due now, and its claims are lost."""
         self.runner.run(self.store.rejoin())
         assert rows(self.store, "SELECT id FROM outbox WHERE lease IS NOT NULL") == []
 

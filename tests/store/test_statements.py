@@ -49,7 +49,7 @@ async def store(logging_url: str, encryption_key: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def logged(postgres_server: PostgresServer, store: Store) -> Logged:
-    """The statements since the last call: the first word of each and its table."""
+    """Returns a function that returns the statements since its last call: the first word of each, and its table."""
     seen = len(postgres_server.log.read_text())
 
     def read_new() -> list[str]:
@@ -125,7 +125,7 @@ async def test_a_read_takes_one_transaction_whose_begin_sets_its_limits(
 
 
 async def test_many_registrations_share_one_transaction_and_its_queries(store: Store, logged: Logged) -> None:
-    """Each registration inserts two rows, a power of two at once; each SELECT runs once for all of them."""
+    """Each registration inserts two rows, in groups of a power of two. Each SELECT runs once for all registrations."""
     await store.register_all([new_watch(store) for _ in range(50)])
     statements = logged()
     assert statements.count("COMMIT") == 1

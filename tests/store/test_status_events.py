@@ -69,7 +69,7 @@ async def test_a_later_watch_gets_the_present_status(store: Store) -> None:
 
 
 async def test_a_status_update_is_due_again_after_a_restart(store: Store) -> None:
-    """The stored events prevent a second one, but nothing would replace a missing one."""
+    """The stored events prevent a second event of a type, but nothing would replace a missing event."""
     await register_watch(store, task_id="plain")
     await register_watch(store, task_id="asking", events=ALL_EVENTS)
     assert {row.task_id: row.status_update_due for row in await store.own_tasks()} == {"plain": False, "asking": True}

@@ -25,7 +25,7 @@ SIGNING_SECRET = "whsec_ZQ/I+SVjN4uMaEE4fpd4wv/UzO0JicNvmc4ifh20oI0="
 
 
 def ddl(dialect: Dialect) -> str:
-    """The statements that create the tables of `schema.py`, each table followed by its indexes."""
+    """Returns the statements that create the tables of `schema.py`, each table followed by its indexes."""
     statements = []
     for table in metadata.sorted_tables:
         indexes = sorted(table.indexes, key=lambda index: str(index.name))
@@ -37,13 +37,13 @@ def ddl(dialect: Dialect) -> str:
 
 
 def lines_by_statement(text: str) -> dict[str, set[str]]:
-    """The lines of each statement (a column or a condition each), by the statement's first line."""
+    """Returns the lines of each statement (a column or a condition each), by the statement's first line."""
     statements = [statement.strip().splitlines() for statement in text.split(";\n") if statement.strip()]
     return {lines[0]: {line.strip().rstrip(",") for line in lines} for lines in statements}
 
 
 def columns(path: Path) -> set[tuple[str, str, str]]:
-    """Every column of an SQLite file: its table, its name and its type."""
+    """Returns every column of an SQLite file: its table, its name and its type."""
     query = "SELECT m.name, c.name, c.type FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
     connection = sqlite3.connect(path)
     found = set(connection.execute(query).fetchall())
@@ -51,9 +51,9 @@ def columns(path: Path) -> set[tuple[str, str, str]]:
     return found
 
 
-# Dropped or narrower since 0.2.0. Replicas of that version, which may run beside this one, need more time without them.
+# These are dropped or narrower since 0.2.0. Replicas of 0.2.0 that still run need more time without these indexes.
 NARROWER_INDEXES = {"ix_outbox_due", "ix_outbox_holder", "ix_tasks_owner"}
-WIDER_INDEXES = {"ix_watches_deadline"}  # with one more column at the end: each statement of 0.2.0 uses it as before
+WIDER_INDEXES = {"ix_watches_deadline"}  # has one more column at the end; each statement of 0.2.0 uses it as before
 
 
 @pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])  # type: ignore[no-untyped-call]

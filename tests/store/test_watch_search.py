@@ -29,7 +29,7 @@ async def found(store: Store, text: str | None = None, **conditions: Any) -> lis
 async def registered(
     store: Store, number: int = 1, context: Any = None, age: float = 0.0, url: str | None = None, **fields: Any
 ) -> Any:
-    """Register a watch whose id was made at its time, as those of a bridge are."""
+    """Register a watch whose id contains its creation time, as in a running bridge."""
     new = new_watch(store, age=age, **{"app": "shop", **fields})
     milliseconds = int(new.watch.created_at * 1000)
     own_id = f"wat_{watch_id_text(milliseconds << 80 | number)}"
@@ -184,7 +184,7 @@ async def test_a_watch_whose_time_was_corrected_is_in_the_range_of_its_corrected
 async def test_a_watch_is_found_by_its_event(store: Store, sent: EventType) -> None:
     one = await registered(store, 1, events=frozenset({sent}))
     completed = event_id(one.watch.id, EventType.COMPLETED)
-    assert await found(store, event_id=completed) == []  # it is not built yet
+    assert await found(store, event_id=completed) == []  # the event is not built yet
     await settle(store, one)
     await registered(store, 2)
     assert await found(store, event_id=completed) == [one.watch.id]
@@ -211,7 +211,7 @@ def small_scan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def six(store: Store) -> Sequence[Any]:
-    """Six watches, the oldest first."""
+    """Register six watches. Returns them, the oldest first."""
     return [await registered(store, number, {"n": f"no-{number}"}, age=600.0 - 100 * number) for number in range(6)]
 
 
@@ -223,7 +223,7 @@ async def test_a_text_is_searched_in_the_newest_watches_only_and_the_answer_says
         page = await store.searches.page(WatchQuery(50, text=SearchText.of(f"no-{number}")), BY)
         assert [view.watch.id for view in page.views] == ([one.watch.id] if number >= 2 else [])
         assert page.looked_back_to == every[2].watch.created_at
-    cursor = every[4].watch.id  # a page does not look further back than the first
+    cursor = every[4].watch.id  # a page does not look further back than the first page
     page = await store.searches.page(WatchQuery(50, cursor=cursor, text=SearchText.of("no-")), BY)
     assert [view.watch.id for view in page.views] == [every[3].watch.id, every[2].watch.id]
     before = every[2].watch.created_at

@@ -55,7 +55,7 @@ async def test_one_query_serves_all_callers_that_wait(store: SharedStore, notifi
     with notifier.listening("a") as a, notifier.listening("b") as b, notifier.listening("b") as b2:
         await two_more_queries(store)
         assert store.queries[-1] == ["a", "b"]
-        assert a.is_set()  # the first query wakes the callers: the watch may have changed before it
+        assert a.is_set()  # the first query wakes the callers, because the watch may have changed before
         for event in (a, b, b2):
             event.clear()
         await two_more_queries(store)

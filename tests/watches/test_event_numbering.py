@@ -22,7 +22,7 @@ from tests.waiting import SAFETY_SECONDS
 
 @dataclass
 class Replica:
-    """A store with what a running bridge has for its feed."""
+    """A store with the notifier and the numbering that a running bridge has for its feed."""
 
     store: Store
     notifier: ChangeNotifier
@@ -50,7 +50,7 @@ async def test_an_event_wakes_the_requests_of_every_replica_that_wait_for_its_ap
         one.notifier.listening("app") as at_home,
     ):
         for changed in (app, every, other):
-            assert await two.notifier.wait(changed, 10)  # the first query
+            assert await two.notifier.wait(changed, 10)  # the first query wakes it
             changed.clear()
         await settle(one.store, await register_watch(one.store))
         for replica, changed in ((two, app), (two, every), (one, at_home)):
@@ -80,7 +80,7 @@ async def test_many_commits_are_numbered_in_few_steps(pair: list[Replica], monke
 
 async def test_the_events_of_a_replica_that_died_are_numbered_by_another_one(replicas: list[Store]) -> None:
     dead, other = replicas
-    await settle(dead, await register_watch(dead))  # nothing numbers its events
+    await settle(dead, await register_watch(dead))  # nothing here numbers the event of `dead`
     assert (await page(other)).payloads == ()
     notifier = ChangeNotifier(other.feed)
     numbering = EventNumbering(other.feed, notifier)
@@ -164,7 +164,7 @@ async def test_readers_do_not_wait_for_a_replica_that_holds_the_lock_and_hangs(
     with hanging._database._writing.connect() as connection, connection.begin():
         event_feed.number_committed(connection, hanging.now())
         assert await asyncio.gather(*(numbering.catch_up() for _ in range(20))) == [False] * 20
-        assert (await page(store)).payloads == ()  # a thread is left for reads
+        assert (await page(store)).payloads == ()  # a thread is still free for reads
     async with asyncio.timeout(SAFETY_SECONDS):
         while not (await page(store)).payloads:
             await asyncio.sleep(0)

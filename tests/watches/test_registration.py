@@ -50,7 +50,7 @@ class Notifier(ChangeNotifier):
 
 
 class Harness:
-    """The service under test. It is its own poller and deliverer, and records their calls."""
+    """The service under test. The harness stands for the poller and the deliverer, and records their calls."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -197,7 +197,7 @@ async def test_a_cancellation_calls_the_poller_the_deliverer_and_the_notifier(ha
 
 @pytest.fixture
 def silent_reads(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes every read hang, as on a connection that has fallen silent. A request may take 0.3 s in all.
+    """Makes every read hang, as on a connection that no longer answers. A request may take 0.3 s in all.
 
     A single call may take much longer, so only the limit of the request ends it in time.
     """
