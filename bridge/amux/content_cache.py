@@ -237,7 +237,8 @@ class ContentCache:
             if await self._copy(watch_id, opening, read, source):
                 is_kept = await self._files.keep(watch_id, read.part, read.head, opening.reservation)
         except AnswerInterrupted as error:
-            _log.event("content_read_interrupted", watch_id=watch_id, reason=str(error), bytes=read.size)
+            means = "readers that wait for more of this video get an incomplete body"
+            _log.event("content_read_interrupted", watch_id=watch_id, reason=str(error), bytes=read.size, means=means)
             raise
         finally:
             if not is_kept:

@@ -33,6 +33,6 @@ async def _only_active(bridge: BridgeClient, task_id: str) -> str:
     if len(found) == 1:
         return str(found[0]["id"])
     if not found:
-        raise CommandFailed(f"there is no active watch on a task {task_id}")
+        raise CommandFailed(f"there is no active watch on the task {task_id}")
     ids = ", ".join(watch["id"] for watch in found[:5])
     raise CommandFailed(f"the task {task_id} has {len(found)} active watches; cancel them one by one: {ids}")

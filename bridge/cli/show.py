@@ -39,5 +39,5 @@ async def _find(id_: str) -> tuple[Any, int]:
 async def _newest(bridge: BridgeClient, task_id: str) -> tuple[Any, int]:
     found = await watches_of_task(bridge, task_id)
     if not found:
-        raise CommandFailed(f"there is no watch on a task {task_id}")
+        raise CommandFailed(f"there is no watch on the task {task_id}")
     return found[0], len(found) - 1

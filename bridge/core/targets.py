@@ -230,7 +230,7 @@ def refusal_reason(
     if (rule := special_use(address)) and not (opened and _is_private(address)):
         return rule
     if policy.https_only and not https:
-        return "may be called over https only"
+        return "may be called over https only (BRIDGE_CALLBACK_HTTPS_ONLY)"
     return None
 
 
@@ -262,14 +262,14 @@ def parse_target(url: str, policy: TargetPolicy) -> Target:
     """
     target = _split(url)
     if policy.ports is not None and target.port not in policy.ports:
-        raise TargetRefused(f"port {target.port} is not among the allowed ports")
+        raise TargetRefused(f"port {target.port} is not among the allowed ports (BRIDGE_CALLBACK_PORTS)")
     if policy.allow_hosts and not any(_matches(target.host, pattern) for pattern in policy.allow_hosts):
-        raise TargetRefused(f"{target.host} is not among the allowed hosts")
+        raise TargetRefused(f"{target.host} is not among the allowed hosts (BRIDGE_CALLBACK_ALLOW_HOSTS)")
     if target.address is not None:
         check_address(target.address, policy, target.port, https=target.https)
     elif policy.https_only and not target.https and not policy.allow_networks:
         # If networks are open, a name may resolve to an address in one of them. The addresses are checked later.
-        raise TargetRefused(f"{target.host} may be called over https only")
+        raise TargetRefused(f"{target.host} may be called over https only (BRIDGE_CALLBACK_HTTPS_ONLY)")
     return target
 
 

@@ -173,5 +173,6 @@ class AttemptWriter:
                 level=logging.ERROR,
                 trace=error,
                 delivery_id=record.claimed.delivery.id,
+                watch_id=record.claimed.delivery.watch_id or None,
                 means="an unexpected error in the bridge; the attempt is stored, but metrics and logs may lack it",
             )

@@ -279,6 +279,7 @@ class Deliverer:
                 level=logging.ERROR,
                 trace=error,
                 delivery_id=claimed.delivery.id,
+                watch_id=claimed.delivery.watch_id or None,
                 means="an unexpected error in the bridge; the delivery is sent again when its claim ends",
             )
             self._claimed.pop(claimed.delivery.id, None)

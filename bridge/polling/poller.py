@@ -43,7 +43,7 @@ from bridge.telemetry import Metrics, get_logger
 
 KEPT_AT_ONCE = 500  # tasks of a batch that still run; they take 0.5 ms
 HANDLED_AT_ONCE = 500  # other tasks of a batch; they take 5 ms
-NO_KEY = KeyRefused("no amux key is known here for this task")
+NO_KEY = KeyRefused("the bridge has no amux key for this task")
 
 _log = get_logger("polling")
 

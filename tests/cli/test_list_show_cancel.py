@@ -128,7 +128,7 @@ def test_show_of_a_task_shows_its_newest_watch(command: Command, bridge: BridgeI
     assert result.out.startswith(f"watch       {newest['id']}  ")
     assert result.err == "this is the newest of 2 watches on the task: list --task sandbox_0_0_never_h1\n"
     missing = command("show", "task_of_no_watch", **bridge.client)
-    assert (missing.code, missing.err) == (1, "amux-bridge: there is no watch on a task task_of_no_watch\n")
+    assert (missing.code, missing.err) == (1, "amux-bridge: there is no watch on the task task_of_no_watch\n")
 
 
 def test_cancel_is_repeatable(command: Command, bridge: BridgeInThread) -> None:
@@ -150,7 +150,7 @@ def test_cancel_takes_a_task_with_one_active_watch(command: Command, bridge: Bri
     command("cancel", first["id"], **bridge.client)
     assert command("cancel", task, **bridge.client).out == f"{second['id']} is cancelled\n"
     none = command("cancel", task, **bridge.client)
-    assert (none.code, none.err) == (1, f"amux-bridge: there is no active watch on a task {task}\n")
+    assert (none.code, none.err) == (1, f"amux-bridge: there is no active watch on the task {task}\n")
 
 
 def test_what_is_missing_or_settled_is_one_sentence(command: Command, bridge: BridgeInThread) -> None:

@@ -96,15 +96,21 @@ def test_a_refused_url_gets_exactly_this_message(url: str, message: str) -> None
 def test_the_policys_refusals_have_exactly_these_messages() -> None:
     assert (
         refusal_of("http://a.example:81/", TargetPolicy(ports=frozenset({80})))
-        == "port 81 is not among the allowed ports"
+        == "port 81 is not among the allowed ports (BRIDGE_CALLBACK_PORTS)"
     )
     assert (
         refusal_of("http://a.example/", TargetPolicy(allow_hosts=("b.example",)))
-        == "a.example is not among the allowed hosts"
+        == "a.example is not among the allowed hosts (BRIDGE_CALLBACK_ALLOW_HOSTS)"
     )
     https_only = TargetPolicy(https_only=True)
-    assert refusal_of("http://a.example/", https_only) == "a.example may be called over https only"
-    assert refusal_of("http://8.8.8.8/", https_only) == "8.8.8.8 may be called over https only"
+    assert (
+        refusal_of("http://a.example/", https_only)
+        == "a.example may be called over https only (BRIDGE_CALLBACK_HTTPS_ONLY)"
+    )
+    assert (
+        refusal_of("http://8.8.8.8/", https_only)
+        == "8.8.8.8 may be called over https only (BRIDGE_CALLBACK_HTTPS_ONLY)"
+    )
     assert parse_target("https://8.8.8.8/", https_only).https
     own = TargetPolicy(own_ports=frozenset({80}), own_addresses=frozenset({ip_address("8.8.8.8")}))
     assert refusal_of("http://8.8.8.8/", own) == "8.8.8.8 is local, and port 80 is the bridge's own"

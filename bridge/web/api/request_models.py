@@ -147,7 +147,7 @@ class WatchRequestBody(_Body):
     ] = Field(description="The task's id, as amux returned it.", examples=["task_8x7Kq2mVn4Jd9sLw3Rb6Tz1Yc5Hf0Gp2"])
     callback_url: Annotated[str, WithJsonSchema(json_schemas.CALLBACK_URL)] = Field(
         description=f"Where events are sent: an http or https URL of at most {MAX_URL_CHARACTERS:,} characters, "
-        "without user info and without a fragment.",
+        "without a user, a password or a fragment.",
         examples=["https://app.example.com/hooks/video"],
     )
     events: Annotated[list[EventName], Field(min_length=1)] | None = Field(

@@ -37,7 +37,7 @@ def changing(handler: SessionHandler) -> Handler:
     async def with_proof(request: web.Request) -> web.StreamResponse:
         session = session_of(request)
         if not comes_from_page(request.headers, request.app[DASHBOARD].public_url):
-            raise Forbidden(f"only this page can send a change, and this request is not from it; {PROXY_ADVICE}")
+            raise Forbidden(f"only the dashboard can send changes, and this request is not from it; {PROXY_ADVICE}")
         if not session.has_csrf_token(request.headers.get(CSRF_HEADER, "")):
             raise Forbidden(f"a change needs the session's {CSRF_HEADER}; reload the page")
         return await handler(request, session)
@@ -55,7 +55,7 @@ def session_of(request: web.Request) -> Session:
         context.access.caller(request.headers)
         return dashboard.sessions.anyone()
     if any(site.lower() not in SAME_SITE for site in request.headers.getall("Sec-Fetch-Site", [])):
-        raise Forbidden("this page's data cannot be read by another site")
+        raise Forbidden("another site cannot read the data of the dashboard")
     session = dashboard.sessions.read(request.cookies.get(dashboard.sessions.cookie_name))
     if session is None:
         raise Unauthorized("sign in with an operator token; a session ends after 12 hours or when its token is removed")
