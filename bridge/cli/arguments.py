@@ -1,4 +1,4 @@
-"""The parser of one command. Its errors are one sentence, with the word that the user may have meant."""
+"""The parser of one command. An error of the parser is one sentence, with the word that the user may have meant."""
 
 import argparse
 import re
@@ -24,7 +24,7 @@ class CommandParser(argparse.ArgumentParser):
         self._settings = _names_for_clients if uses_bridge else _names_for_bridges if reads_settings else _no_names
 
     def error(self, message: str) -> NoReturn:
-        """Exits with the code of wrong usage."""
+        """Prints the message on stderr and exits with the code of wrong usage, 2."""
         sys.exit(print_error(f"{message}; see {self.prog} --help", USAGE_ERROR, self.command))
 
     @property
@@ -33,7 +33,10 @@ class CommandParser(argparse.ArgumentParser):
         return self.prog.rpartition(" ")[2]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuses an unknown option first: because of it, argparse could report another argument as missing."""
+        """Does the same as argparse, but refuses an unknown option first.
+
+        argparse could otherwise report another argument as missing because of the unknown option.
+        """
         given = sys.argv[1:] if args is None else list(args)
         if (option := self._unknown_option(given)) is not None:
             options, command = list(self._option_string_actions), self.command
@@ -92,19 +95,19 @@ AddCommand = Callable[..., CommandParser]
 
 
 def add_json_option(command: argparse.ArgumentParser, output: str = "one JSON object") -> None:
-    """Adds `--json`."""
+    """Adds the option `--json` to a command. `output` is what the command then prints."""
     command.add_argument("--json", action="store_true", help=f"print {output}, for scripts")
 
 
 def port(text: str) -> int:
-    """Parses a port to listen on."""
+    """Returns a port to listen on, from 0 to 65535. Raises ArgumentTypeError."""
     if not (text.isascii() and text.isdigit() and int(text) <= 65_535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
     return int(text)
 
 
 def count(text: str) -> int:
-    """Parses a whole number of 1 or more."""
+    """Returns a whole number of 1 or more. Raises ArgumentTypeError."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)

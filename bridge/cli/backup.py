@@ -12,7 +12,7 @@ from bridge.settings.variables import find, read_variables
 
 
 def run(args: Namespace) -> int:
-    """Writes the copy, and says where the key is."""
+    """Writes the copy, prints where the key is, and returns 0. Raises CommandFailed, also for PostgreSQL."""
     if _is_postgres():
         raise CommandFailed(
             "backup is for SQLite; for PostgreSQL use pg_dump --format=custom, and keep BRIDGE_ENCRYPTION_KEYS with "
@@ -36,7 +36,7 @@ def run(args: Namespace) -> int:
 
 
 def _is_postgres() -> bool:
-    """Whether the database is PostgreSQL. Only this setting is read: others may be missing."""
+    """Returns whether the database is PostgreSQL. It reads only this setting, because others may be missing."""
     name = "BRIDGE_DATABASE_URL"
     return find(read_variables(ENV_FILE), {name}).values.get(name, "").startswith("postgres")
 

@@ -12,8 +12,8 @@ from bridge.telemetry.logs import chosen_format
 def show_banner(settings: Settings, url: str, stream: TextIO, *, task: str = "TASK_ID") -> None:
     """Writes four lines: the page, the API's documentation, the secret, and a first command for a task.
 
-    A line that is longer than the terminal has no note. Nothing is written if the stream is not a terminal, or if the
-    log has JSON lines.
+    A line that would be longer than the terminal's width is written without its note. Nothing is written if the stream
+    is not a terminal, or if the log has JSON lines.
     """
     if not stream.isatty() or chosen_format(settings.log_format, stream) == "json":
         return

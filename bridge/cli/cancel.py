@@ -13,7 +13,7 @@ from bridge.cli.lookup import check_id, is_delivery, is_watch, watches_of_task
 
 
 def run(args: Namespace) -> int:
-    """Cancels the watch; 0 also when it was cancelled before."""
+    """Cancels the watch. Returns 0, also if the watch was cancelled before."""
     watch = asyncio.run(_cancel(check_id(args.id)))
     sys.stdout.write((orjson.dumps(watch).decode() if args.json else f"{watch['id']} is cancelled") + "\n")
     return 0

@@ -1,4 +1,4 @@
-"""`check`: makes the checks of a start, and prints yes or no and the reason for each. It sends amux one request."""
+"""`check`: makes the checks of a start, and prints "yes" or "no" and the reason for each. It sends amux one request."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ class Finding:
 
 
 def run(args: Namespace) -> int:
-    """Prints every finding; 0 if nothing needs a fix."""
+    """Prints every finding. Returns 0 if nothing needs a fix, else 1."""
     findings, notes = _find()
     ok = all(finding.ok is not False for finding in findings)
     if args.json:
@@ -124,7 +124,7 @@ def _missing_file_finding(path: Path) -> Finding:
 
 
 async def _check_key(settings: Settings) -> Finding:
-    """Asks amux about a task that cannot exist: if amux answers that it does not exist, it accepts the key."""
+    """Asks amux about a task that cannot exist. If amux answers that there is no such task, amux accepts the key."""
     if settings.amux_api_key is None:
         return Finding("amux key", ok=None, why="AMUX_API_KEY is not set, so each watch must have its own api_key")
     from bridge.aio.proxy_connector import proxy_of

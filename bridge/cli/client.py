@@ -1,4 +1,4 @@
-"""A client of a running bridge's HTTP API: each request returns the answer's JSON or raises one sentence."""
+"""A client of a running bridge's HTTP API. A request returns the answer's JSON, or raises an error with a sentence."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class BridgeRefused(CommandFailed):
 
 
 class BridgeClient:
-    """Sends requests to one bridge, with its token. Created by `connect_to_bridge`."""
+    """Sends requests to one bridge, with a token if there is one. `connect_to_bridge` creates it."""
 
     def __init__(self, session: aiohttp.ClientSession, settings: ClientSettings) -> None:
         self._session = session
@@ -61,7 +61,7 @@ class BridgeClient:
     ) -> tuple[Mapping[str, str], bytes]:
         """Returns the headers and the bytes of a 2xx answer with JSON.
 
-        `wait_seconds` is how long the bridge may hold its answer because of the query; the timeout grows by it.
+        `wait_seconds` is how long the bridge may hold its answer because of the query. It is added to the time limit.
         Raises BridgeUnreachable, or BridgeRefused for a problem.
         """
         seconds = CALL_TIMEOUT_SECONDS + wait_seconds

@@ -40,15 +40,15 @@ def default_path(url: str, caller: str, app: str | None, environ: Mapping[str, s
 
 
 class CursorFile:
-    """A cursor in a file with the mode 0600. One process at a time uses it. Created by `open_cursor_file`."""
+    """A cursor in a file with the mode 0600. One process at a time uses it. `open_cursor_file` creates the object."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> str | None:
-        """Returns the cursor; None for a missing or empty file, which means the oldest event that is kept.
+        """Returns the cursor; None for a missing or empty file. None means the oldest event that is kept.
 
-        Raises CommandFailed for a file with other content.
+        Raises CommandFailed for a file that cannot be read or has other content.
         """
         try:
             with self.path.open("rb") as file:
@@ -68,7 +68,10 @@ class CursorFile:
         return cursor
 
     def write(self, cursor: str) -> None:
-        """Replaces the whole file. After a power failure it has this cursor or the previous one."""
+        """Replaces the whole file. After a power failure it has this cursor or the previous one.
+
+        Raises CommandFailed if the file cannot be written.
+        """
         new = self.path.with_name(self.path.name + ".new")
         try:
             new.unlink(missing_ok=True)
@@ -83,7 +86,7 @@ class CursorFile:
 
 @contextmanager
 def open_cursor_file(path: Path) -> Iterator[CursorFile]:
-    """Locks a cursor's file for the block. Raises CommandFailed when another process uses it, or it cannot be made."""
+    """Locks a cursor's file for the block. Raises CommandFailed if another process uses it, or if it cannot be used."""
     if not path.name or path.is_dir():
         raise CommandFailed(f"{path} is a folder; use another --cursor-file")
     lock = path.with_name(path.name + ".lock")

@@ -12,7 +12,10 @@ from bridge.core.errors import BadSetting, BridgeError
 
 
 def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911  one return for each way to end
-    """Runs a command and returns its exit code. Every error is one sentence on stderr, never a traceback."""
+    """Runs a command and returns its exit code. Every error is a sentence on stderr.
+
+    Only with `python -X dev` an unexpected error is raised, with its traceback.
+    """
     parser = build_parser()
     args, unknown = parser.parse_known_args(arguments)
     if unknown:

@@ -16,7 +16,7 @@ class CommandFailed(BridgeError):
 
 
 class WrongUsage(CommandFailed):
-    """An argument that the command cannot use. The command sends nothing and ends with exit code 2."""
+    """The command cannot use an argument. It sends nothing and ends with exit code 2."""
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:
@@ -29,7 +29,10 @@ def cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:
 
 
 def print_error(sentences: str, code: int, command: str | None) -> int:
-    """Writes each line of `sentences` to stderr, as a JSON object if the command is `serve` and its log is JSON."""
+    """Writes each line of `sentences` to stderr and returns `code`.
+
+    A line is a JSON object if the command is `serve` and its log is JSON.
+    """
     if command == "serve":
         from bridge.cli.serve_errors import as_json_lines, writes_json
 

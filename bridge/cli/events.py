@@ -11,7 +11,10 @@ PAGE = 500
 
 
 def run(args: Namespace) -> int:
-    """Prints events, oldest first, until there is none left; with `--follow` until it is interrupted."""
+    """Prints events, oldest first, until there are no more or `--limit` is reached. Returns 0.
+
+    With `--follow` it waits for more until it is interrupted.
+    """
     return asyncio.run(_print_events(args))
 
 

@@ -55,7 +55,7 @@ class FeedEvent:
 
 @dataclass(frozen=True, slots=True)
 class FeedPage:
-    """Some events, and the cursor after them. `caller` is the owner of the token; an older bridge does not give it."""
+    """Some events, and the cursor after them. `caller` is the owner of the token, None from an older bridge."""
 
     events: Sequence[FeedEvent]
     cursor: str
@@ -64,7 +64,7 @@ class FeedPage:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The events that a command reads: those of `app` (None: all that the token may see) and of these types."""
+    """The events that a command reads: of `app` (None: all that the token may see), and of `types` (empty: all)."""
 
     bridge: BridgeClient
     app: str | None = None
@@ -80,7 +80,10 @@ class Feed:
 
 
 def split_items(body: bytes) -> Iterator[FeedEvent]:
-    """Yields each event of a page, with its bytes exactly as they are in the page."""
+    """Yields each event of a page, with its bytes exactly as they are in the page.
+
+    If a proxy has rewritten the page, the bytes are new.
+    """
     if not body.startswith(_ITEMS):  # a proxy has rewritten the JSON
         for item in orjson.loads(body)["items"]:
             yield FeedEvent(orjson.dumps(item), item)
@@ -93,7 +96,7 @@ def split_items(body: bytes) -> Iterator[FeedEvent]:
 
 
 class Retrier:
-    """Repeats requests during an outage: a bridge restarts, or a local address is not ready yet.
+    """Repeats requests during an outage, for example while a bridge restarts or a local address is not ready yet.
 
     It writes to stderr when the outage begins, when its reason changes, and when it ends.
     """
@@ -104,7 +107,7 @@ class Retrier:
         self._failures = 0
 
     async def until_answered(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Returns what `ask` returns. Raises BridgeRefused for a problem that is not temporary."""
+        """Calls `ask` until the bridge answers, and returns the result. Raises BridgeRefused for a lasting problem."""
         while True:
             try:
                 answer = await ask()
@@ -119,7 +122,7 @@ class Retrier:
                 return answer
 
     async def wait(self, reason: str) -> None:
-        """Reports a failure with a new reason, and waits, longer after each failure."""
+        """Prints the reason if it is new, and waits: 0.5 s after the first failure, up to 30 s after later ones."""
         if reason != self._reason:
             note(f"{reason}; trying again")
         self._reason = reason
@@ -128,7 +131,7 @@ class Retrier:
         await asyncio.sleep(seconds)
 
     def succeeded(self) -> None:
-        """Reports the end of an outage."""
+        """Prints that an outage has ended, if there was one."""
         if self._reason is not None:
             note(self._recovered)
         self._reason, self._failures = None, 0

@@ -16,9 +16,10 @@ _MAX_SHOWN: Final = 500  # characters of an answer
 
 
 def run(args: Namespace) -> int:
-    """Returns 0 if the bridge answers 200. Raises CommandFailed if it does not answer, and for a bad setting.
+    """Prints the bridge's answer. Returns 0 for a 200, else 1.
 
-    Other commands exit with 2 for a bad setting. Docker's health checks reserve this code.
+    Raises CommandFailed if the bridge does not answer, and for a bad setting. Other commands exit with 2 for a bad
+    setting, but Docker's health checks reserve this code.
     """
     try:
         url = load_client().url
@@ -30,7 +31,10 @@ def run(args: Namespace) -> int:
 
 
 def _get(base_url: str, path: str) -> tuple[int, str]:
-    """Sends one request, never through a proxy, and follows no redirect."""
+    """Sends one request, without a proxy, and returns the answer's status and the first 500 characters of its body.
+
+    Follows no redirect. Raises CommandFailed if there is no answer.
+    """
     parts = urlsplit(base_url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)

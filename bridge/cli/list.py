@@ -18,7 +18,7 @@ PAGE: Final = 200  # the bridge's largest page
 
 
 def run(args: Namespace) -> int:
-    """Prints one line for each watch; 0 also when there is none."""
+    """Prints one line for each watch. Returns 0, also if there is none."""
     found, cursor = asyncio.run(_fetch(args))
     if args.json:
         sys.stdout.write(orjson.dumps({"items": found, "next_cursor": cursor}).decode() + "\n")

@@ -77,7 +77,10 @@ def _load_secrets(args: Namespace) -> Sequence[Secret]:
 
 
 def _secrets_for_status_events(args: Namespace) -> Sequence[Secret]:
-    """Returns the secrets of `--secret`, else of the settings. The bridge itself signs terminal events."""
+    """Returns the secrets of `--secret`; else those of the settings if events are forwarded; else none.
+
+    They sign status events. The bridge signs terminal events.
+    """
     if args.secret:
         return _parse_secrets(args)
     from bridge.settings.settings import load

@@ -17,17 +17,17 @@ def check_id(text: str) -> str:
 
 
 def is_watch(text: str) -> bool:
-    """Whether an id is a watch's."""
+    """Returns whether an id is the id of a watch."""
     return text.startswith("wat_")
 
 
 def is_delivery(text: str) -> bool:
-    """Whether an id is a delivery's."""
+    """Returns whether an id is the id of a delivery."""
     return text.startswith("evt_")
 
 
 async def watches_of_task(bridge: BridgeClient, task_id: str, **filters: str) -> list[Any]:
-    """Returns up to 200 watches on a task, newest first."""
+    """Returns up to 200 watches on a task, newest first. `filters` are more query parameters of `GET /watch`."""
     page = await bridge.request("GET", "/watch", query={"task_id": task_id, "limit": "200", **filters})
     found: list[Any] = page["items"]
     return found

@@ -1,4 +1,4 @@
-"""The entry of the program: it lets SIGTERM end the process, and then imports everything else, which takes longer.
+"""The entry of the program. It first makes SIGTERM end the process, and then imports everything else.
 
 Process 1 of a container has no default action for signals, so a SIGTERM before there is a handler is lost. The imports
 of this module take a millisecond; `typing` or `argparse` here would take ten more.
@@ -24,7 +24,7 @@ def main(arguments: tuple[str, ...] | list[str] | None = None) -> int:
 
 
 def _stop_on_sigterm(*, is_service: bool) -> None:
-    """Lets SIGTERM end the process from now on. `serve` handles it itself as soon as its event loop runs."""
+    """Makes SIGTERM end the process from now on. When the event loop of `serve` runs, `serve` handles SIGTERM."""
     try:
         if is_service:
             signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # no work has begun yet

@@ -1,6 +1,6 @@
 """Every command's options, and the help of the program.
 
-The commands' modules are not imported here but when a command is run, which keeps `--help` fast.
+The module of a command is imported only when the command runs, so `--help` is fast.
 """
 
 from enum import StrEnum

@@ -30,7 +30,10 @@ from bridge.settings.settings import Settings, load
 
 
 def run(args: Namespace) -> int:
-    """Sends one ping; 0 if the receiver answered 2xx or, with `--dry-run`, if callbacks may be sent to the URL."""
+    """Sends one ping. Returns 0 if the receiver answered 2xx or, with `--dry-run`, if callbacks may go to the URL.
+
+    Otherwise raises CommandFailed, or returns 1 with `--json`.
+    """
     settings = load()
     answer, seconds = asyncio.run(_ping(settings, args.url, dry_run=args.dry_run))
     status = answer.status if isinstance(answer, Answered) else None
@@ -83,7 +86,7 @@ async def _ping(
 
 
 def _signing_secrets(settings: Settings) -> Sequence[Secret]:
-    """Returns the bridge's secrets, or a new one if the bridge has never started: a ping creates no files."""
+    """Returns the bridge's secrets. If the bridge has never started, returns a new secret and creates no file."""
     if settings.signing_secrets or missing_database(settings) is None:
         return load_signing_secrets(settings)
     note("there is no signing secret yet, so this ping is signed with a new secret that no receiver knows")

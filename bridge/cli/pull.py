@@ -1,6 +1,7 @@
 """`listen --pull`: fetches events instead of receiving callbacks, and forwards them to a local address.
 
-An event is sent until the address accepts it. The cursor is written after that, so no event is missed between two runs.
+An event is sent again until the address accepts it. Only then the cursor is written, so no event is missed between two
+runs.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ class Forwarded:
 
 
 async def pull(args: Namespace, secrets: Sequence[Secret]) -> int:
-    """Prints or forwards events until it is interrupted, or until `--count` events are done."""
+    """Prints or forwards events until it is interrupted, or until `--count` events are done. Returns 0."""
     async with AsyncExitStack() as stack:
         bridge = await stack.enter_async_context(connect_to_bridge())
         events = Feed(bridge, args.app)
@@ -59,7 +60,7 @@ async def pull(args: Namespace, secrets: Sequence[Secret]) -> int:
 
 
 def _start(given: str | None, file: CursorFile, first: FeedPage) -> str | None:
-    """Returns the cursor to begin with: of `--after`, else of the last run. None is the oldest event that is kept."""
+    """Returns the cursor to begin with, of `--after` or else of the last run. None: the oldest event that is kept."""
     if given == feed.LATEST:
         file.write(first.cursor)
         return first.cursor
@@ -125,7 +126,7 @@ def _answer_in_words(forwarded: Forwarded | None) -> list[str]:
 
 
 class Forwarder:
-    """Sends events to one address, signed like callbacks, each until it is accepted."""
+    """Sends events to one address, signed like callbacks. Each event is sent again until it is accepted."""
 
     def __init__(
         self,
@@ -179,7 +180,7 @@ class Forwarder:
         return {HEADERS[0]: event.id, HEADERS[1]: str(now)}, event.payload
 
     async def _post(self, headers: Mapping[str, str], payload: bytes) -> tuple[int | None, str]:
-        """Makes one attempt; returns the status, None without an answer, and what went wrong."""
+        """Makes one attempt. Returns the status, None without an answer, and a sentence about the answer or error."""
         own = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         try:
             async with (

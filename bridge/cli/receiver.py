@@ -65,7 +65,7 @@ def status_for(callback: ReceivedCallback) -> int:
 
 
 class Receiver:
-    """Listens on an address. Calls `on_callback` for each POST and answers with the status that it returns."""
+    """Listens on an address. Calls `on_callback` for each POST and answers with the status that the call returns."""
 
     def __init__(
         self,

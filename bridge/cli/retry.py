@@ -17,7 +17,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def run(args: Namespace) -> int:
-    """Sends the request and prints how many deliveries are sent again."""
+    """Sends the request, prints how many deliveries are sent again, and returns 0."""
     answer, sentence = asyncio.run(_retry_one(args) if args.delivery_id else _retry_dead(args))
     sys.stdout.write((orjson.dumps(answer).decode() if args.json else sentence) + "\n")
     return 0
@@ -48,7 +48,10 @@ async def _retry_dead(args: Namespace) -> tuple[Any, str]:
 
 
 def parse_time(text: str | None, option: str, now: datetime) -> str | None:
-    """Returns an RFC 3339 time. `text` is such a time, or an age such as `15m`, `24h` or `3d`. Raises WrongUsage."""
+    """Returns an RFC 3339 time; None for None. `text` is such a time, or an age such as `15m`, `24h` or `3d`.
+
+    Raises WrongUsage for any other text, and for a time without a time zone.
+    """
     if text is None:
         return None
     if age := _AGE.fullmatch(text):

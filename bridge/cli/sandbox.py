@@ -20,7 +20,7 @@ Tasks of the platforms 24, 41 and 54 are live. Ctrl-C stops the stand-in.
 
 
 def run(args: Namespace) -> int:
-    """Serves until SIGTERM or Ctrl-C."""
+    """Prints the base URL and serves until SIGTERM or Ctrl-C."""
     return run_fast(_serve(args.host, args.port))
 
 

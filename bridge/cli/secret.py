@@ -9,7 +9,7 @@ from typing import Any
 
 
 def run(args: Namespace) -> int:
-    """Runs `secret new`, `secret show` or `secret rotate`."""
+    """Runs `secret new`, `secret show` or `secret rotate`, prints the result and returns 0."""
     match args.action:
         case "new":
             _print(args, *_new(args.kind))
@@ -21,7 +21,7 @@ def run(args: Namespace) -> int:
 
 
 def _new(kind: str) -> tuple[Mapping[str, Any], list[str]]:
-    """Makes a new secret; nothing is stored."""
+    """Returns a new secret as JSON and as lines. Nothing is stored."""
     if kind == "encryption-key":
         key_text = base64.urlsafe_b64encode(token_bytes(32)).decode()  # as Fernet.generate_key does
         return {"encryption_key": key_text}, [key_text]
@@ -46,7 +46,7 @@ def _show() -> tuple[Mapping[str, Any], list[str]]:
 
 
 def _rotate() -> tuple[Mapping[str, Any], list[str]]:
-    """Encrypts the stored values again, with the newest encryption key."""
+    """Encrypts the stored values again, with the newest encryption key. Returns how many, as JSON and as lines."""
     from bridge.cli.errors import CommandFailed
     from bridge.cli.signing_secrets import missing_database
     from bridge.settings.settings import load

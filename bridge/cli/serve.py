@@ -17,7 +17,7 @@ EXAMPLE_TASK = "sandbox_0_5000_completed_1"
 
 
 def run(args: Namespace) -> int:
-    """Serves; returns 0 after a drain. An unexpected error goes to the log, like everything that `serve` writes."""
+    """Serves, and returns 0 after a drain. An unexpected error is logged, and 1 is returned."""
     settings = load_to_serve()
     try:
         run_fast(_serve_with_sandbox(settings) if args.sandbox else _serve(settings))

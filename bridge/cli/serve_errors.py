@@ -19,7 +19,7 @@ def as_json_lines(sentences: str, code: int) -> str:
 
 
 def writes_json() -> bool:
-    """Whether the log's format is `json`: by BRIDGE_LOG_FORMAT, or else because stdout is not a terminal."""
+    """Returns whether the log's format is `json`: by BRIDGE_LOG_FORMAT, or else because stdout is not a terminal."""
     try:
         from bridge.settings.parsers import log_format
         from bridge.settings.settings import ENV_FILE

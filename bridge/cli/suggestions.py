@@ -1,11 +1,11 @@
-"""What the user may have meant by a command, an option or a value that does not exist. Strings in, sentences out."""
+"""Finds what the user may have meant by a command, an option or a value that does not exist. Pure."""
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-_CLOSE: Final = 0.6  # of 1: difflib's own default
-_VERY_CLOSE: Final = 0.85  # for names of settings: there are about 60 of them
+_CLOSE: Final = 0.6  # similarity from 0 to 1: difflib's own default
+_VERY_CLOSE: Final = 0.85  # for names of settings: there are more than 50, and many are similar
 
 _COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "--help": ("help", "man", "usage"),
@@ -34,7 +34,7 @@ _OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "--task": ("id", "t"),
     "--wait": ("f", "follow", "w"),
 }
-# Options of other programs, by the environment variable that has the same purpose here.
+# Names of options of other programs, by the environment variable that has the same purpose here.
 _BRIDGE: Final[Mapping[str, tuple[str, ...]]] = {
     "BRIDGE_URL": ("address", "api", "base-url", "bridge", "endpoint", "host", "p", "port", "server", "u", "url"),
     "BRIDGE_TOKEN": ("auth", "authorization", "bearer", "password", "token"),

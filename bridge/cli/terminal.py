@@ -58,7 +58,7 @@ class Terminal:
         return max(20, shutil.get_terminal_size((100, 24)).columns - 1)
 
     def print_line(self, *pieces: Piece | str) -> None:
-        """Writes one line. The block that was drawn is erased first."""
+        """Writes one line. A block that `draw` has drawn is erased first."""
         self._erase()
         self._write(self._text(pieces, None) + "\n")
 
@@ -74,7 +74,7 @@ class Terminal:
             self.print_line(*line)
 
     def draw(self, block: Sequence[Line]) -> None:
-        """Draws a block of lines in place of the last one, each cut to the terminal's width. A pipe gets nothing."""
+        """Draws a block of lines in place of the last block, each cut to the terminal's width. A pipe gets nothing."""
         if not self.live:
             return
         visible_lines = max(1, shutil.get_terminal_size((100, 24)).lines - 1)
@@ -137,7 +137,7 @@ def _without_end_space(line: list[Piece]) -> list[Piece]:
 
 
 def shortened(text: str, width: int) -> str:
-    """Returns a text, without its middle if it is longer than `width` characters."""
+    """Returns a text. If it is longer than `width` characters, its middle is replaced by an ellipsis."""
     if len(text) <= width or width < 3:
         return text[:width]
     head = (width - 1) // 2

@@ -1,4 +1,4 @@
-"""Watches, deliveries and attempts as text for people: pairs of a name and a line."""
+"""Formats watches, deliveries and attempts for people, as pairs of a name and a line."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
@@ -38,7 +38,7 @@ def print_pairs(terminal: Terminal, pairs: Sequence[Pair]) -> None:
 
 
 def watch_pairs(watch: Json) -> Iterator[Pair]:
-    """Describes a watch. The query of its callback URL is not shown, because it may contain a secret."""
+    """Yields the pairs of a watch. The query of the callback URL is not shown, because it may contain a secret."""
     word, task = status(watch), watch["task"]
     yield "watch", [watch["id"], "  ", (word, STYLES.get(word, "accent")), f"  (app {printable(watch['app'])})"]
     yield "task", [printable(watch["task_id"]), f"  {_task_in_short(task)}"]
@@ -58,7 +58,7 @@ def watch_pairs(watch: Json) -> Iterator[Pair]:
 
 
 def delivery_pairs(delivery: Json) -> Iterator[Pair]:
-    """Describes a delivery and each of its attempts."""
+    """Yields the pairs of a delivery and of each of its attempts."""
     yield "delivery", [delivery["id"], "  ", *_delivery_line(delivery)]
     yield "watch", [delivery["watch_id"]]
     for number, attempt in enumerate(delivery["attempt_log"], 1):
@@ -94,7 +94,7 @@ def _optional(name: str, text: str | None) -> Iterator[Pair]:
 
 
 def _error(error: Json | None) -> str | None:
-    """Returns an error's message, or its code where amux gave no message."""
+    """Returns an error's message, or its code if there is no message; None for None."""
     if error is None:
         return None
     return printable(str(error["message"] or error["code"] or "no message"))

@@ -22,7 +22,10 @@ BAR_CELLS = 24
 
 
 def run(args: Namespace) -> int:
-    """Registers a watch; 0 when it is registered or, with `--wait`, when the video is completed."""
+    """Registers a watch. Returns 0 if it is registered or, with `--wait`, if the video is completed.
+
+    With `--wait`, any other outcome raises CommandFailed, or with `--json` returns 1.
+    """
     try:
         return asyncio.run(_watch(args))
     except KeyboardInterrupt:
@@ -161,7 +164,7 @@ class _WatchView:
             self._print_if_new(_plain_line(watch))
 
     def show_error(self, sentence: str) -> None:
-        """Shows why the bridge cannot be asked now."""
+        """Shows why the bridge does not answer now."""
         if self._terminal is not None:
             self._print_if_new(f"{sentence}; retrying")
 

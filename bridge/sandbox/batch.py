@@ -12,7 +12,7 @@ from bridge.sandbox.faults import Answer, flat_error, json_answer, no_such_route
 from bridge.sandbox.vendor_bodies import Body
 
 MAX_BATCH_IDS = 32_000
-"""Ids in one request. SQLite takes 32,766 parameters in one statement; amux answers 500 above that."""
+"""The most ids in one request. SQLite takes 32,766 parameters in one statement. With more ids amux answers 500."""
 
 _KEPT_CALLS = 1000
 

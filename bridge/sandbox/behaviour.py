@@ -106,7 +106,7 @@ class GatewayFault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault, for `times` answers in a row (None: for all). The other fields apply to the kinds that name them."""
+    """One fault, for `times` answers in a row (None: for all). The comment of a kind names its other fields."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -115,11 +115,11 @@ class Fault:
     status: Annotated[int, Field(ge=200, le=599)] | None = None
     seconds: Seconds = 1.0
     retry_after: Seconds | None = None
-    """Seconds, in the Retry-After header; None: no header."""
+    """The Retry-After header, in seconds; None: no header."""
     as_date: bool = False
-    """Retry-After as an HTTP date."""
+    """Whether Retry-After is an HTTP date."""
     empty: bool = False
-    """No body."""
+    """Whether the answer has no body."""
 
 
 def _fault_from_name(value: object) -> object:
@@ -144,7 +144,7 @@ AnyFault = Annotated[Fault, BeforeValidator(_fault_from_name)]
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How one task behaves, chosen when it is created. Every field has a default. Times are in seconds."""
+    """How one task behaves, chosen when the task is created. Every field has a default. Times are in seconds."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -152,7 +152,7 @@ class Behaviour:
     run_seconds: Seconds = 2.0
     outcome: Outcome = Outcome.COMPLETED
     late_seconds: Seconds = 0.0
-    """How long after its creation polls do not find the task."""
+    """For this time after its creation, polls do not find the task."""
     form: Annotated[str, Field(pattern="^[A-F]+$"), BeforeValidator(_joined)] = "C"
     """One letter, or several that alternate from poll to poll. F has no record. `/v1/videos` always answers in D."""
     faults: tuple[AnyFault, ...] = ()
@@ -245,7 +245,7 @@ def _sentences(error: ValidationError) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _behaviour_from_id(platform: str | None, queue_ms: str, run_ms: str, outcome: str, default: Behaviour) -> Behaviour:
-    """Returns one object for all ids with the same values, because a load test uses 100,000 ids."""
+    """Returns the behaviour. All ids with the same values share one object, because a load test uses 100,000 ids."""
     return replace(
         default,
         platform=Platform(platform) if platform else default.platform,

@@ -63,7 +63,7 @@ def _from_form(content_type: str, body: bytes) -> dict[str, Any]:
 
 
 def _text_parts(content_type: str, body: bytes) -> Iterator[tuple[str, str]]:
-    """Yields name and text of each part that is not a file. A form is a MIME message without its first header."""
+    """Yields the name and the text of each part that is not a file. A form is a MIME message without its header."""
     form = message_from_bytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body[:_FIELDS_WITHIN])
     for part in form.get_payload() if form.is_multipart() else ():
         if not isinstance(part, Message) or part.get_filename() is not None:

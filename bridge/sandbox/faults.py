@@ -63,13 +63,13 @@ def key_error(status: int, message: str) -> Answer:
 
 
 def no_such_route(method: str, path: str) -> Answer:
-    """Returns amux's 404 for a path that is no route."""
+    """Returns amux's 404 for a path that has no route."""
     error = {"message": f"Invalid URL ({method} {path})", "type": "invalid_request_error", "param": "", "code": ""}
     return json_answer({"error": error}, 404)
 
 
 def page(title: str, heading: str, status: int = 200, *, by_amux: bool = True) -> Answer:
-    """Returns a page: of amux's dashboard, or of a proxy."""
+    """Returns a web page as an answer: a page of amux's dashboard, or of a proxy."""
     return Answer(status, _PAGE % (title.encode(), heading.encode()), _HTML_TYPE, by_amux=by_amux)
 
 

@@ -88,7 +88,7 @@ class TaskView:
 
     @property
     def shows_error(self) -> bool:
-        """Whether the answer has an error: after a failure, and always with `error_always`."""
+        """Whether the answer has an error. It has one after a failure, and always with `error_always`."""
         return self.failed or self.task.behaviour.error_always
 
     def word(self, form: str) -> str:
@@ -233,7 +233,7 @@ def no_record(_view: TaskView) -> Body:
 
 
 def _url_or_error(view: TaskView) -> str | None:
-    """Returns the video's URL, or with `error_in_url` the error's text, as older records have it."""
+    """Returns the video's URL. After a failure with `error_in_url` it is the error's text, as in older records."""
     if view.failed and view.task.behaviour.error_in_url:
         return view.task.behaviour.error_message
     return view.url

@@ -25,13 +25,13 @@ TOO_MANY_REQUESTS = Answer(429, b"", "")
 
 
 def fault_of_key(key: str) -> Fault | None:
-    """Returns the fault that a key names, as in `sandbox-fault-dead_channel`; None for any other key."""
+    """Returns the fault that the name of a key contains, as in `sandbox-fault-dead_channel`; None for any other key."""
     kind = _KINDS.get(key.removeprefix(_KEY_PREFIX)) if key.startswith(_KEY_PREFIX) else None
     return Fault(kind, times=None) if kind else None
 
 
 def answer_without_route(method: str, path: str) -> Answer:
-    """Returns the answer for a path that is none of the stand-in's routes, as the real server gives it."""
+    """Returns the real server's answer for a path that is not a route of the stand-in."""
     if path == "/api/status":
         return json_answer({"success": True, "message": "", "data": {"version": "sandbox"}})
     if path.endswith("/") and _is_route(path[:-1]):

@@ -1,7 +1,7 @@
-"""amux's own record of a task with a platform: how it changes, and the forms B, C and D that show it.
+"""amux's own record of a task with a platform: how the record changes, and the forms B, C and D that show it.
 
-A record changes in amux's sweep. The record of a live platform also changes at each status request. At other times it
-does not change, even if the vendor's task changes.
+A record changes in amux's sweep. The record of a live platform also changes at each status request. At other times a
+record does not change, even if the vendor's task changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ class Record:
 
     @property
     def ended(self) -> bool:
-        """Whether the sweep skips the record."""
+        """Whether the sweep skips the record: its status is final, or its progress is 100 %."""
         return self.status in _ENDED or self.progress == "100%"
 
     @property
@@ -116,7 +116,7 @@ def sweep(record: Record, reply: Reply | None, now: int, base_url: str) -> None:
 
 
 def refresh(record: Record, reply: Reply, now: int, base_url: str) -> None:
-    """Changes a live task's record as a status request does. The vendor's answer also replaces an end.
+    """Changes a live task's record as a status request does, even if the record has ended.
 
     The reason of an earlier failure stays. So a task that runs again shows this reason instead of a URL.
     """
@@ -224,7 +224,7 @@ def record_form(record: Record) -> Body:
 
 
 def alias_form(record: Record) -> Body:
-    """Returns form D, which differs from vendor to vendor."""
+    """Returns form D, which differs between vendors."""
     body = _ALIASES[record.platform](record)
     if record.tokens:
         body["usage"] = {"completion_tokens": record.tokens, "total_tokens": record.tokens}
@@ -232,7 +232,7 @@ def alias_form(record: Record) -> Body:
 
 
 def _video(record: Record, model: str, url: str | None) -> Body:
-    """Returns OpenAI's video object. amux's `completed_at` is the last change, also before the end."""
+    """Returns OpenAI's video object. amux gives the time of the last change as `completed_at`, also before the end."""
     body: Body = {
         "id": record.task.task_id,
         "object": "video",
@@ -246,7 +246,7 @@ def _video(record: Record, model: str, url: str | None) -> Body:
 
 
 def _sora_alias(record: Record) -> Body:
-    """Returns the vendor's last body with amux's id. It does not have the status of amux's row."""
+    """Returns the vendor's last body with amux's id. Its status may differ from the status of amux's row."""
     return record.data | {"id": record.task.task_id}
 
 

@@ -1,4 +1,4 @@
-"""Sends answers, and makes the failures of the connection that a fault names."""
+"""Sends answers, and makes the connection fail if a fault says so."""
 
 import asyncio
 import hashlib
@@ -23,7 +23,7 @@ class Sender:
         self._stopping = asyncio.Event()
 
     def begin(self) -> None:
-        """Forgets an earlier stop. The server can be started again, in another event loop."""
+        """Prepares for a start. The server can be started again after a stop, also in another event loop."""
         self._stopping = asyncio.Event()
 
     def end(self) -> None:

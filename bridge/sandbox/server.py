@@ -121,7 +121,7 @@ class Sandbox:
 
     @property
     def vendor_requests(self) -> Counter[str]:
-        """How often amux asked a vendor because of a status request, by task id."""
+        """The number of requests to vendors because of status requests, by task id."""
         return self._tasks.vendor_requests
 
     @property
@@ -147,7 +147,10 @@ class Sandbox:
         return task.task_id
 
     def change(self, task_id: str, behaviour: Behaviour) -> None:
-        """Changes the behaviour of a task. Its age stays; its forms and faults begin again. Raises KeyError."""
+        """Changes the behaviour of a task. Its age stays, and its forms and faults begin again.
+
+        Raises KeyError for an unknown task.
+        """
         self._tasks.change(task_id, behaviour)
         self._answered.pop(task_id, None)
 
@@ -199,7 +202,7 @@ class Sandbox:
         return await self._poll(request, alias=True)
 
     async def _poll(self, request: web.Request, *, alias: bool) -> web.StreamResponse:
-        """Answers a status request. A poll with a refused key, or of an unknown task, uses no form and no fault."""
+        """Answers a status request. If the key is refused or the task is unknown, no form and no fault is used up."""
         call = self._call(request)
         self.last_key[call.task_id] = call.key
         self.polls.add(call.task_id)

@@ -45,7 +45,7 @@ class Tasks:
         return task
 
     def change(self, task_id: str, behaviour: Behaviour) -> None:
-        """Changes the behaviour of a task; its age and amux's record stay. Raises KeyError."""
+        """Changes the behaviour of a task; its age and amux's record stay. Raises KeyError for an unknown task."""
         task = replace(self._tasks[task_id], behaviour=behaviour)
         record = self._records.get(task_id)
         if record is not None and record.platform is behaviour.platform:
@@ -64,7 +64,10 @@ class Tasks:
             self._sweep.follow(record)
 
     def find(self, task_id: str) -> Task | None:
-        """Returns the task, or None. An id that implies a task creates it here. A late task is not found yet."""
+        """Returns the task; None if there is none or if it is not found yet because of `late_seconds`.
+
+        If the id describes a task, such as `sandbox_0_1000_completed_17`, the first call creates the task.
+        """
         task = self._tasks.get(task_id)
         if task is None:
             behaviour = implied_by(task_id, self._default)

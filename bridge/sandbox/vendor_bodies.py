@@ -94,7 +94,7 @@ def vidu(view: TaskView) -> Body:
 
 
 def doubao(view: TaskView) -> Body:
-    """Returns Volcano's task. It also has the words cancelled and expired, which amux does not know."""
+    """Returns Volcano's task. Its status can be "cancelled" or "expired", which amux does not know."""
     body: Body = {
         "id": vendor_id(view),
         "model": view.task.model,
@@ -117,7 +117,7 @@ def doubao_soft_failure(view: TaskView) -> Body:
 
 
 def google(view: TaskView) -> Body:
-    """Returns an operation of Google, of Gemini and Vertex alike, that has not ended or has failed."""
+    """Returns an operation of Google that has not ended or has failed. Gemini and Vertex have the same form."""
     body: Body = {"name": f"models/veo/operations/{vendor_id(view)}"}
     if view.failed:
         body |= {"done": True, "error": {"code": 3, "message": view.task.behaviour.error_message}}
@@ -218,7 +218,7 @@ def minimax_created(view: TaskView) -> Body:
 
 
 def minimax(view: TaskView) -> Body:
-    """Returns MiniMax's task. Its error's code is an integer; the video's URL is not in it."""
+    """Returns MiniMax's task. The code of its error is an integer. It does not have the video's URL."""
     body: Body = {
         "task_id": vendor_id(view),
         "status": _MINIMAX_WORDS.get(view.phase, "Fail"),

@@ -63,7 +63,7 @@ def _statuses(queued: str, running: str, *ends: str) -> Mapping[TaskPhase, str]:
 
 
 def _unreadable(_view: TaskView) -> None:
-    """The reply for an answer that amux cannot read."""
+    """Returns None: amux cannot read the answer."""
 
 
 _PLAIN = _statuses("SUBMITTED", "IN_PROGRESS")
@@ -112,7 +112,7 @@ def _doubao(view: TaskView) -> Reply:
 
 
 def _doubao_error(view: TaskView) -> Reply:
-    """The reply for an answer without a status: amux treats the task as running."""
+    """Returns the reply for an answer without a status: amux treats the task as running."""
     return Reply(bodies.error_body(view), "IN_PROGRESS", "30%")
 
 
@@ -143,7 +143,7 @@ def _google_error(view: TaskView) -> Reply:
 
 
 def _google_forgotten(view: TaskView) -> Reply:
-    """The reply for an operation without `done`: amux treats the task as running."""
+    """Returns the reply for an operation without `done`: amux treats the task as running."""
     return Reply({"name": bodies.google(view)["name"]}, "IN_PROGRESS", "50%")
 
 
@@ -156,7 +156,7 @@ def _ali(view: TaskView) -> Reply:
 
 
 def _ali_error(view: TaskView) -> Reply:
-    """The reply for an answer without a status: amux treats the task as queued."""
+    """Returns the reply for an answer without a status: amux treats the task as queued."""
     return Reply(bodies.ali_error(view), "QUEUED")
 
 
@@ -167,7 +167,7 @@ def _minimax(view: TaskView) -> Reply:
 
 
 def _minimax_error(view: TaskView) -> Reply:
-    """The reply for an answer without a status: amux treats the task as running."""
+    """Returns the reply for an answer without a status: amux treats the task as running."""
     return Reply(bodies.minimax_error(view), "IN_PROGRESS", "30%")
 
 
@@ -176,7 +176,7 @@ def _recorded(
     read: Callable[[TaskView], Reply],
     error: Callable[[TaskView], Reply | None] = _unreadable,
 ) -> Vendor:
-    """Returns a recorded platform. If the vendor refuses one request, this is an error like any other."""
+    """Returns a recorded platform. Its vendor has no soft failure: the refusal of one request is an `error`."""
     return Vendor(created, read, error, error, error)
 
 

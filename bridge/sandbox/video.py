@@ -37,14 +37,14 @@ def _noise() -> bytes:
 
 
 def video_size(size: int | None) -> int:
-    """Returns the size of a file in bytes. None means `MP4`."""
+    """Returns the size of a file in bytes. For None it is the size of `MP4`."""
     return len(MP4) if size is None else size
 
 
 def video_pieces(size: int | None) -> Iterator[bytes]:
-    """Yields a file of `size` bytes in pieces of up to 256 KiB. It is never in memory as a whole.
+    """Yields a file of `size` bytes in pieces of up to 256 KiB. The whole file is never in memory.
 
-    None means `MP4`. Any other file has the boxes of `MP4` too, with noise in the last one.
+    For None the file is `MP4`. Any other file has the same boxes as `MP4`, with random bytes in the last box.
     """
     if size is None:
         yield MP4

@@ -41,7 +41,7 @@ _DROP_IN_PATHS: Final = tuple(re.compile(route.path.replace("{id}", "[^/]+")) fo
 
 
 def make_app(context: AppContext, dashboard: DashboardContext | None = None) -> web.Application:
-    """Returns the API, and the operators' dashboard if one is given. Serve it with `server.make_runner`."""
+    """Returns the application of the API and, if `dashboard` is given, of the dashboard. Run it by `make_runner`."""
     app = web.Application(middlewares=[_errors_as_responses])
     app[CONTEXT] = context
     routes = (*ROUTES, *(DROP_IN_ROUTES if context.drop_in is not None else ()))
@@ -65,7 +65,7 @@ def make_app(context: AppContext, dashboard: DashboardContext | None = None) -> 
 def make_probes_app(context: AppContext) -> web.Application:
     """Returns an application with only `/metrics`, `/healthz` and `/readyz`, for the second listener.
 
-    It needs no token, because other machines may reach that listener.
+    Its routes need no token. It has nothing else, because other machines may reach that listener.
     """
     app = web.Application(middlewares=[_errors_as_responses])
     app[CONTEXT] = context
@@ -155,7 +155,7 @@ async def _no_such_route(request: web.Request) -> web.StreamResponse:
 
 
 async def _methods_of(request: web.Request) -> list[str]:
-    """Returns the methods of the routes that a request's path has, sorted."""
+    """Returns the methods that the routes of a request's path support, sorted."""
     exact: set[str] = set()
     by_pattern: set[str] = set()
     for resource in request.app.router.resources():

@@ -36,7 +36,7 @@ class Caller:
 
     @property
     def actor(self) -> Actor:
-        """The caller as the audit trail names it."""
+        """The caller in the form of the audit trail."""
         return Actor(self.name, Role.APP if self.app is not None else Role.OPERATOR)
 
     @property

@@ -29,14 +29,14 @@ class LivePoller(Protocol):
     """The part of the poller that handlers use."""
 
     def live(self, task_row: str) -> TaskView | None:
-        """Returns a task as in this replica's memory, by the id of its row; None if this replica does not poll it."""
+        """Returns a task from this replica's memory, by the id of its row; None if this replica does not poll it."""
 
 
 class WakeableDeliverer(Protocol):
     """The part of the deliverer that handlers use."""
 
     def wake(self) -> None:
-        """Looks for due deliveries now."""
+        """Makes the deliverer look for due deliveries now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class AppContext:
     system: System = SYSTEM
 
     def check_not_draining(self) -> None:
-        """Raises Draining while the bridge stops. It then begins no registration, ping or retry."""
+        """Raises Draining while the bridge stops. Registrations, pings and retries are then refused."""
         if self.health.draining:
             raise Draining
 

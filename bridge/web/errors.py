@@ -1,4 +1,4 @@
-"""Errors as HTTP responses: the table of statuses and titles, and problem details (RFC 9457)."""
+"""Makes HTTP responses of errors: problem details (RFC 9457), with a status and a title for each kind of error."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class FieldError(TypedDict):
 
 
 class OpenAiError(TypedDict):
-    """A problem as OpenAI's SDKs read it."""
+    """A problem in the form that OpenAI's SDKs read."""
 
     message: str
     type: str
@@ -83,7 +83,7 @@ class Forbidden(BridgeError):
 
 
 class NoSuchMethod(BridgeError):
-    """The path exists and does not support the request's method."""
+    """The path exists, but it does not support the request's method."""
 
     code = "method_not_allowed"
 
@@ -127,13 +127,13 @@ class UnknownExpectation(BridgeError):
 
 
 class WatchNotCompleted(BridgeError):
-    """The watch does not have the outcome `completed`, so there is no video, or not yet."""
+    """The watch does not have the outcome `completed`, so it has no video. An active watch may have one later."""
 
     code = "watch_not_completed"
 
 
 class Draining(BridgeError):
-    """The bridge stops, and begins nothing new."""
+    """The bridge is stopping and accepts no new work."""
 
     code = "draining"
     retry_after_seconds = 5
@@ -143,7 +143,7 @@ class Draining(BridgeError):
 
 
 class TooManyPings(BridgeError):
-    """The caller's limit of pings is reached; `retry_after_seconds` is the time until the next one is allowed."""
+    """The caller's limit of pings is reached. `retry_after_seconds` is the time until the next ping is allowed."""
 
     code = "too_many_pings"
 
@@ -244,7 +244,7 @@ def problem(status: HTTPStatus, code: str, detail: str) -> ProblemBody:
 
 
 def openai_error(details: ProblemBody) -> OpenAiError:
-    """Returns a problem as OpenAI's SDKs read it: `message` is what they show."""
+    """Returns a problem in the form that OpenAI's SDKs read. They show its `message`."""
     fields = details.get("errors", [])
     return {
         "message": details["detail"],

@@ -16,7 +16,7 @@ _MINUTE = 60.0
 
 
 class TooManySignIns(BridgeError):
-    """Too many wrong tokens within a minute; `retry_after_seconds` is the time until the next try is allowed."""
+    """Too many wrong tokens came within a minute. `retry_after_seconds` is the time until the next try is allowed."""
 
     code = "too_many_sign_ins"
 
@@ -26,7 +26,7 @@ class TooManySignIns(BridgeError):
 
 
 class _MinuteWindow:
-    """The times of the last `limit` events, in seconds of a monotonic clock: a sliding window of one minute."""
+    """Allows `limit` events in any minute. It keeps the times of the last `limit` events, in monotonic seconds."""
 
     __slots__ = ("_times",)
 
@@ -38,7 +38,7 @@ class _MinuteWindow:
         self._times.append(now)
 
     def seconds_until_free(self, now: float) -> float:
-        """Returns the seconds until another event is within the limit; 0 or less when it is now."""
+        """Returns the seconds until another event is allowed; 0 or less if it is allowed now."""
         if len(self._times) < (self._times.maxlen or 0):
             return 0.0
         return self._times[0] + _MINUTE - now
@@ -57,7 +57,7 @@ class PingLimits:
 
     @contextmanager
     def one(self, caller: str) -> Iterator[None]:
-        """Counts one ping of a caller, and refuses another one until it has ended. Raises TooManyPings."""
+        """Counts a ping of a caller; the ping is the `with` block. Raises TooManyPings at a limit."""
         now = self._clock()
         window = self._windows.setdefault(caller, _MinuteWindow(PINGS_A_MINUTE))
         if caller in self._in_progress:
@@ -73,7 +73,7 @@ class PingLimits:
 
 
 class SignInLimits:
-    """Counts wrong tokens by address. A program that guesses tokens can fill neither the log nor the CPU.
+    """Counts wrong tokens by address. With the limits, a program that guesses tokens uses little CPU and few log lines.
 
     `clock` is monotonic, in seconds.
     """
@@ -84,7 +84,7 @@ class SignInLimits:
         self._all = _MinuteWindow(FAILURES_IN_ALL)
 
     def check(self, address: str) -> None:
-        """Checks the limits for another wrong token. Raises TooManySignIns."""
+        """Raises TooManySignIns if another wrong token from this address, or from any address, exceeds a limit."""
         now = self._clock()
         for window in (self._by_address.get(address), self._all):
             if window is not None and (seconds := window.seconds_until_free(now)) > 0:

@@ -1,4 +1,4 @@
-"""Reading requests: bodies up to a size limit, strict JSON, known query parameters only. Writing JSON responses."""
+"""Reads requests strictly: bodies up to a size limit, JSON, and only known query parameters. Writes JSON responses."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -125,7 +125,8 @@ def checked_header(
 ) -> str | None:
     """Returns a header's value, which `check` has accepted; None without the header.
 
-    `check` raises ValueError with the rule. A value that breaks it, or one that is given twice, is added to `bad`.
+    `check` raises ValueError with the rule. A header that breaks the rule, or is given twice, is added to `bad`, and
+    None is returned.
     """
     values = request.headers.getall(name, ())
     rule = GIVEN_TWICE
@@ -139,7 +140,7 @@ def checked_header(
 
 
 def trace_of(request: web.Request) -> TraceContext | None:
-    """Returns the trace that a request is a part of; None without one, and for a malformed one."""
+    """Returns the trace context of a request; None if the request has none or a malformed one."""
     headers = request.headers
     if "traceparent" not in headers:
         return None
@@ -180,13 +181,13 @@ class Query:
         return cls(found, bad, lists)
 
     def without_empty(self) -> "Query":
-        """Returns the same parameters without the empty ones: filters of the page that are not set."""
+        """Returns the same parameters without the empty ones. An empty parameter is a filter that is not set."""
         return Query({name: value for name, value in self.values.items() if value}, self.bad)
 
     def read(self, name: str, parse: Callable[[str], Value]) -> Value | None:
-        """Returns the value that `parse` makes of a parameter; None without it, and for a wrong value.
+        """Returns the value that `parse` makes of a parameter; None if the parameter is missing or wrong.
 
-        `parse` raises InvalidRequest, or ValueError with the rule.
+        `parse` raises InvalidRequest, or ValueError with the rule. The error is collected for `check`.
         """
         if name not in self.values:
             return None
@@ -199,11 +200,11 @@ class Query:
         return None
 
     def choice(self, name: str, choices: type[Choice]) -> Choice | None:
-        """Returns the member of an enumeration that a parameter names."""
+        """Returns the member of an enumeration that a parameter names; None if the parameter is missing or wrong."""
         return self.read(name, lambda text: _member(text, choices))
 
     def choices(self, name: str, choices: type[Choice]) -> frozenset[Choice]:
-        """Returns the members of an enumeration that the values of a repeatable parameter name."""
+        """Returns the members of an enumeration that a repeatable parameter names; none if a value is wrong."""
         try:
             return frozenset(_member(text, choices) for text in self.lists.get(name, ()))
         except ValueError as error:
@@ -226,7 +227,7 @@ def query_of(request: web.Request, known: Collection[str] = ()) -> dict[str, str
 
 
 def bad_parameters(request: web.Request) -> list[tuple[str, str]]:
-    """Returns the query parameters of a request to a route that accepts none, each with the rule.
+    """Returns all query parameters of a request, as errors, for a route that accepts no parameter.
 
     A route with a body reports them together with the errors of the body.
     """
@@ -266,7 +267,7 @@ def check_watch_id(text: str, name: str) -> str:
 
 
 def check_event_id(text: str) -> str:
-    """Returns an event's id, which is also its delivery's. Raises ValueError with the rule."""
+    """Returns the id of an event, which is also the id of its delivery. Raises ValueError for any other text."""
     if not _DELIVERY_ID.fullmatch(text):
         raise ValueError("must be an event id")
     return text
@@ -280,5 +281,5 @@ def _id_of(request: web.Request, pattern: re.Pattern[str], kind: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Returns a caller's text for an error message or a log: its first 64 characters, always valid UTF-8."""
+    """Returns the first 64 characters of a caller's text, as valid UTF-8, for an error message or a log."""
     return text[:_MAX_SHOWN_CHARACTERS].encode(errors="backslashreplace").decode()

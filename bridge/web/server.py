@@ -21,7 +21,7 @@ class ApiRunner(web.AppRunner):
 
     @property
     def shutdown_seconds(self) -> float:
-        """The limit, in seconds."""
+        """The time that open requests have to end at a stop, in seconds."""
         return self._shutdown_timeout
 
     @shutdown_seconds.setter
@@ -63,7 +63,7 @@ class _ApiServer(web.Server):
 
 
 class _ApiProtocol(RequestHandler):
-    """One connection. A request that no handler answers gets problem details, which repeat no part of the request."""
+    """One connection. A request that no handler answers gets problem details, which contain no part of the request."""
 
     __slots__ = ()
 

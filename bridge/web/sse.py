@@ -26,16 +26,16 @@ class EventStream:
         self._written_at = self._clock()
 
     async def begin(self) -> None:
-        """Writes the `retry` field: how long the client waits before it connects again."""
+        """Writes the `retry` field: a client that loses the connection waits 2 s before it connects again."""
         await self._write(b"retry: %d\n\n" % RECONNECT_MILLISECONDS)
 
     async def send(self, name: str, data: Any, event_id: str | None = None) -> None:
-        """Writes an event whose data is JSON, with an `id` if one is given."""
+        """Writes an event. `data` is written as JSON, and `event_id`, if it is given, as the field `id`."""
         id_line = "" if event_id is None else f"id: {event_id}\n"
         await self._write(f"event: {name}\n{id_line}data: ".encode() + orjson.dumps(data) + b"\n\n")
 
     async def keep_alive(self) -> None:
-        """Writes a comment if nothing was written for the heartbeat's time."""
+        """Writes a comment if nothing was written for `heartbeat_seconds`."""
         if self._clock() - self._written_at >= self._heartbeat_seconds:
             await self._write(_HEARTBEAT)
 
@@ -54,7 +54,7 @@ async def stream_events(
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
     longest_seconds: float = LONGEST_SECONDS,
 ) -> web.StreamResponse:
-    """Answers a request with the events that `send_events` writes; HEAD gets the headers only.
+    """Answers a request with the events that `send_events` writes. A HEAD request gets only the headers.
 
     The stream ends when `send_events` returns, after `longest_seconds`, or when the client disconnects.
     """

@@ -1,4 +1,4 @@
-"""`demo`: runs the stand-in, a bridge and a receiver in one process; tasks of every kind, each callback verified."""
+"""`demo`: runs the stand-in, a bridge and a receiver in one process, with tasks that end in different ways."""
 
 import io
 import sys
@@ -8,7 +8,10 @@ from bridge.cli.terminal import Terminal
 
 
 def run(args: Namespace) -> int:
-    """Runs the demo; 0 if each task's event was verified and accepted exactly once. Raises CommandFailed if not."""
+    """Runs the demo. Returns 0 if each task's event was verified and accepted exactly once.
+
+    Raises CommandFailed if not.
+    """
     terminal = Terminal()
     terminal.print_wrapped(("Starting the amux stand-in, a bridge and a receiver in this process ...", "dim"))
     # Imported here: the imports take a second or two, and the line above must appear before that.

@@ -133,7 +133,7 @@ class Scenario:
     # --- the result -----------------------------------------------------------------------------------------------
 
     def _all_delivered(self) -> bool:
-        """Whether the receiver has accepted an event of each task and the bridge has recorded each delivery."""
+        """Returns whether the receiver has accepted an event of each task and the bridge has recorded each delivery."""
         states = [delivery["state"] for watch in self._watches.values() for delivery in watch["deliveries"]]
         return all(callbacks.accepted for callbacks in self._callbacks.values()) and states == ["delivered"] * len(
             DEMO_TASKS

@@ -68,14 +68,14 @@ class Screen:
             self._print_detail(detail, "dim")
 
     def _print_detail(self, text: str, style: str) -> None:
-        """Prints a text below an event's type. A URL that is too long has its middle left out."""
+        """Prints a text below an event's type. Of a URL that is too long, the middle is left out."""
         room = self._terminal.width - _DETAIL_INDENT
         if self._terminal.live:
             text = " ".join(shortened(word, room) for word in text.split(" "))
         self._terminal.print_wrapped(" " * _DETAIL_INDENT, (text, style), indent=_DETAIL_INDENT)
 
     def _result(self, callback: ReceivedCallback, status: int) -> str:
-        """Whether the callback is verified and delivered, such as `verified (v1, v1a), delivered at attempt 2`."""
+        """Returns whether the callback is verified and delivered: `verified (v1, v1a), delivered at attempt 2`."""
         verification = "verified" if callback.verified else f"NOT VERIFIED: {callback.reason}"
         if callback.verified:
             verification += f" ({callback.versions})"
@@ -86,7 +86,7 @@ class Screen:
     def draw_table(self, at: float, watches: Mapping[str, Mapping[str, Any]], accepted: Mapping[str, int]) -> None:
         """Draws the state of every task.
 
-        By prompt: `watches` are the watches as the API returns them, `accepted` the numbers of accepted events.
+        `watches` are the watches as the API returns them, `accepted` the numbers of accepted events, both by prompt.
         """
         rows = [self._row(task, watches.get(task.prompt), accepted.get(task.prompt, 0)) for task in DEMO_TASKS]
         delivered = sum(1 for task in DEMO_TASKS if accepted.get(task.prompt))

@@ -9,7 +9,7 @@ TIMEOUT_SECONDS = 3.5  # of the task that never ends: a second after the other t
 
 @dataclass(frozen=True, slots=True)
 class DemoTask:
-    """One task.
+    """One task of the demo. `timeout_seconds` is the watch's timeout; None means the bridge's default.
 
     `sandbox` is the task's behaviour at the stand-in. `failed_attempts` is how many attempts of its callback the
     receiver answers with an error before it accepts one.

@@ -44,7 +44,7 @@ _UNSAFE_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 
 async def read_content(request: web.Request) -> web.StreamResponse:
-    """`GET /watch/{id}/content`."""
+    """Answers `GET /watch/{id}/content` with the video."""
     context = request.app[CONTEXT]
     visible_app = _visible_app(request, context)
     view = await context.store.watch(watch_id_of(request), visible_app)
@@ -89,9 +89,9 @@ async def _send_file(request: web.Request, view: WatchView, reader: ContentReade
 
 
 async def _requested_part(request: web.Request, reader: ContentReader) -> Part | None:
-    """Returns the part that a request asks for, None for the whole video. Waits for the length if it needs it.
+    """Returns the part that a request asks for; None for the whole video. Waits for the length if the range needs it.
 
-    A range is ignored if its part cannot be found while the video is being read, as RFC 9110, 14.2 allows.
+    A range is ignored if its bytes are not known while the video is being read. RFC 9110, 14.2 allows this.
     """
     wanted = requested_range(request) if request.method == hdrs.METH_GET else None
     if wanted is None or not range_still_applies(request.headers.get(hdrs.IF_RANGE), reader.head.entity_tag):
@@ -114,7 +114,7 @@ async def _requested_part(request: web.Request, reader: ContentReader) -> Part |
 
 
 def _visible_app(request: web.Request, context: AppContext) -> str | None:
-    """Returns the app whose watches this request may see. A valid link to this watch gives None, which is every app.
+    """Returns the app whose watches this request may see. For a valid link to this watch it is None: every app.
 
     Raises Forbidden for an invalid link, unless the request also has a token.
     """
@@ -143,7 +143,7 @@ async def _open(context: AppContext, view: WatchView, conditions: dict[str, str]
 
 
 def _passed_headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[str, str]:
-    """Returns our headers, and amux's headers that are passed on."""
+    """Returns the bridge's headers, and amux's headers that are passed on."""
     passed = forwarded_headers(source.headers)
     media_type = media_type_of(source.headers) if source.status != 416 else _OCTET_STREAM
     return {name: passed[name] for name in _PASSED_HEADERS if name in passed} | _own_headers(view, media_type)

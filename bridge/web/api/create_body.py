@@ -1,4 +1,4 @@
-"""Reads the model in the body of a create call. A body that cannot be read here has no model: amux judges it."""
+"""Reads the model in the body of a create call. A body that cannot be read here has no model; amux checks the body."""
 
 import re
 from typing import Any, Final

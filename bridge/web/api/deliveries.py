@@ -1,4 +1,4 @@
-"""The routes of deliveries: reading one with its attempts, and sending again."""
+"""The routes of deliveries: read a delivery with its attempts, and send deliveries again."""
 
 from aiohttp import web
 
@@ -16,14 +16,14 @@ _log = get_logger("web")
 
 
 async def read_delivery(request: web.Request, caller: Caller) -> web.Response:
-    """`GET /deliveries/{id}`."""
+    """Answers `GET /deliveries/{id}` with a delivery and its attempts."""
     query_of(request)
     delivery, attempts = await request.app[CONTEXT].store.delivery(delivery_id_of(request), caller.visible_app)
     return json_answer(delivery_with_log(delivery, attempts))
 
 
 async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /deliveries/{id}/retry`: makes the delivery due now, with a new schedule and the same `webhook-id`."""
+    """Answers `POST /deliveries/{id}/retry`: makes the delivery due now. It gets a new schedule of attempts."""
     context = request.app[CONTEXT]
     query_of(request)
     context.check_not_draining()
@@ -43,7 +43,10 @@ async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
 
 
 async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /deliveries/retry`: makes all dead deliveries that a filter matches due now; with `dry_run` counts them."""
+    """Answers `POST /deliveries/retry`: makes all dead deliveries that a filter matches due now.
+
+    With `dry_run` it only counts them.
+    """
     context = request.app[CONTEXT]
     context.check_not_draining()
     bad = bad_parameters(request)

@@ -58,13 +58,13 @@ API_DOCUMENT: Final = web.AppKey("API_DOCUMENT", ApiDocument)
 
 
 async def openapi(request: web.Request) -> web.StreamResponse:
-    """`GET /openapi.json`."""
+    """Answers `GET /openapi.json` with the document as JSON."""
     query_of(request)
     return secured(web.Response(body=request.app[API_DOCUMENT].openapi, content_type=JSON))
 
 
 async def docs(request: web.Request) -> web.StreamResponse:
-    """`GET /docs`."""
+    """Answers `GET /docs` with the document as HTML."""
     query_of(request)
     page = request.app[API_DOCUMENT].page
     return secured(web.Response(body=page, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS))
@@ -268,7 +268,7 @@ def _parameters(details: JsonObject) -> str:
 
 
 def _request_body(document: JsonObject, details: JsonObject) -> str:
-    """Returns a request's content types and its fields, which readers look for first."""
+    """Returns the fields of a request's body, and its content types, as HTML."""
     if "requestBody" not in details:
         return ""
     parts = [f"<h4>Body</h4>{_content_types(details)}"]

@@ -74,7 +74,7 @@ class _CreateCall:
 
 
 async def create(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /v1/videos` and `POST /v1/video/generations`. Once amux is asked, the call runs to its end."""
+    """Answers `POST /v1/videos` and `POST /v1/video/generations`. When amux is asked, the call runs to its end."""
     context, app = request.app[CONTEXT], caller.require_app(_ACTION)
     context.check_not_draining()
     with _errors_name_headers():
@@ -91,12 +91,12 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
 
 
 async def read_task(request: web.Request, caller: Caller) -> web.StreamResponse:
-    """`GET /v1/videos/{id}` and `GET /v1/video/generations/{id}`."""
+    """Answers `GET /v1/videos/{id}` and `GET /v1/video/generations/{id}` with amux's answer."""
     return await _read(request, caller, {}, streamed=False)
 
 
 async def read_content(request: web.Request, caller: Caller) -> web.StreamResponse:
-    """`GET /v1/videos/{id}/content`."""
+    """Answers `GET /v1/videos/{id}/content` with amux's answer."""
     return await _read(request, caller, range_headers(request), streamed=True)
 
 
@@ -177,7 +177,10 @@ def _read_headers(
 
 
 def _fields_in_headers(request: web.Request) -> dict[str, Any]:
-    """Returns the unchecked fields of `POST /watch` in a create call's headers; of a repeated header the first one."""
+    """Returns the unchecked fields of `POST /watch` in a create call's headers.
+
+    Of a repeated header, the first value counts.
+    """
     fields: dict[str, Any] = {"task_id": _PLACEHOLDER_TASK_ID}
     for name, header in _HEADER_OF_FIELD.items():
         if (value := request.headers.get(header)) is not None:
@@ -193,7 +196,7 @@ def _amux_key(context: AppContext, own_key: str | None) -> str:
 
 
 def _json_or_text(text: str) -> Any:
-    """Returns a header's JSON value, or the text itself if it is not JSON: the model then refuses the text."""
+    """Returns a header's JSON value. Text that is not JSON is returned unchanged, and the model then refuses it."""
     try:
         return rules.read_json(text.encode(errors="surrogateescape"))
     except ValueError:
@@ -253,7 +256,7 @@ async def _create_and_watch(context: AppContext, call: _CreateCall) -> tuple[Who
 async def _register(context: AppContext, watch_request: WatchRequest, target: Target) -> str:
     """Registers the watch, and retries while the store does not answer. Returns the watch's id.
 
-    If a failed try was stored all the same, the next try finds that watch, because the options are the same.
+    If a try failed although the watch was stored, the next try finds that watch, because the options are the same.
     """
     for seconds in (context.drop_in or DropIn()).retry_delays:
         try:

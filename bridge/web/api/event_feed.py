@@ -27,7 +27,7 @@ _NO_APP: Final = "\n"  # no app can have this name: an app that asks for another
 
 
 async def list_events(request: web.Request, caller: Caller) -> web.Response:
-    """`GET /events`: one page. With `wait_seconds` the answer is held while there is nothing."""
+    """Answers `GET /events` with one page. With `wait_seconds` the answer is held while there is no event."""
     context = request.app[CONTEXT]
     parameters = Query.of(request, _PARAMETERS, repeatable=("type",))
     from_now_on = parameters.values.get("after") == LATEST
@@ -74,7 +74,7 @@ async def _page_within(context: AppContext, query: EventQuery, seconds: float) -
 
 
 async def _page(context: AppContext, query: EventQuery) -> EventPage:
-    """Returns a page. A search for types that are rare takes several steps, and ends early after two seconds."""
+    """Returns a page. A search for rare types takes several steps. After two seconds it ends early."""
     feed, clock = context.store.feed, asyncio.get_running_loop().time
     ends_at, caught_up = clock() + SEARCH_SECONDS, False
     page = await feed.page(query)

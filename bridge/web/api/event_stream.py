@@ -1,12 +1,12 @@
 """`GET /watch/{id}/events`: a watch's changes as server-sent events.
 
-- `snapshot`: the whole watch. It is the first event and the last one, and is sent whenever the watch or its deliveries
-  change.
+- `snapshot`: the whole watch. It is the first and the last event. It is also sent whenever the watch or a delivery
+  changes.
 - `task`: the task and its polls.
 - `attempt`: one POST of a delivery.
 
-An event's id is `<number>-<attempts>`, such as `12-2.1`: the number of the event, then the number of attempts that were
-sent for each delivery, in order. A client that reconnects with `Last-Event-ID` gets the attempts made meanwhile.
+An event's id is `<number>-<attempts>`, such as `12-2.1`: the number of the event, then for each delivery the number of
+attempts that the client knows. A client that reconnects with `Last-Event-ID` gets the attempts made meanwhile.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _EVENT_ID = re.compile(r"(?P<number>[0-9]{1,9})-(?P<attempts>[0-9]{1,6}(?:\.[0-9
 
 
 async def read_events(request: web.Request, caller: Caller) -> web.StreamResponse:
-    """`GET /watch/{id}/events`.
+    """Answers `GET /watch/{id}/events` with the event stream of a watch.
 
     Answers 204 if `Last-Event-ID` is the last event of a watch that is over: a browser then stops reconnecting.
     """
@@ -94,7 +94,7 @@ class _WatchStream:
         self._last_name = ""
 
     async def run(self, changed: asyncio.Event, visible_app: str | None) -> None:
-        """Sends the present state, then changes, until the watch is over or the bridge stops."""
+        """Sends the present state, then changes. Ends when nothing can change any more, or when the bridge stops."""
         notifier = self._context.change_notifier
         self._sent_task = self._polling()
         await self._send_snapshot()
@@ -115,7 +115,7 @@ class _WatchStream:
             await self._send_snapshot()
 
     async def _send_changes(self) -> None:
-        """Sends what differs from what was sent: the task, the watch itself, then each attempt."""
+        """Sends what has changed since the last events: the task, the watch itself, then each attempt."""
         await self._send_task()
         parts = self._parts()
         announced = self._deliveries_with_new_attempts()

@@ -9,12 +9,12 @@ from bridge.web.requests import json_answer, secured
 
 
 async def healthz(_: web.Request) -> web.Response:
-    """`GET /healthz`: 200 whenever the event loop runs."""
+    """Answers `GET /healthz` with 200 whenever the event loop runs."""
     return json_answer(Alive(status="alive"))
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """`GET /readyz`: 200 while this replica can work, 503 with a reason for each failing check."""
+    """Answers `GET /readyz`: 200 while this replica can work, else 503, with a reason for each failing check."""
     readiness = await request.app[CONTEXT].health.readiness()
     body: Ready = {
         "status": readiness.status,
@@ -25,6 +25,6 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """`GET /metrics`: the metrics in Prometheus' text format."""
+    """Answers `GET /metrics` with the metrics in Prometheus' text format."""
     rendered = request.app[CONTEXT].metrics.render()
     return secured(web.Response(body=rendered, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE}))

@@ -1,4 +1,4 @@
-"""JSON Schemas of values whose rules are code: as exact as a pattern can be, and never stricter than the code."""
+"""JSON Schemas of values whose rules are code: each is as exact as a pattern can be, but not stricter than the code."""
 
 from typing import Any, Final
 

@@ -66,7 +66,7 @@ _WEBHOOK_HEADERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """The facts about this bridge in the document. `open_to_all` is whether no token is configured."""
+    """The facts about this bridge that the document has. `open_to_all` is whether no token is configured."""
 
     version: str
     url: str
@@ -216,7 +216,7 @@ def _response(response: Response, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _problems(route: Route[Any], schemas: _Schemas) -> dict[str, Any]:
-    """Returns the problems by status, each with its codes; `default` is for those that any route can have."""
+    """Returns the problems of a route by status, each with its codes. `default` is for problems of any route."""
     errors: list[type[BridgeError]] = [InvalidRequest, *route.problems]
     if route.access != "open":
         errors += [Unauthorized, StoreUnavailable]

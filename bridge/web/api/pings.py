@@ -25,7 +25,7 @@ _log = get_logger("web")
 
 
 async def ping(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /ping`. The status is 200 whatever the receiver answers, and also if it does not answer."""
+    """Answers `POST /ping`. The status is 200 for any answer of the receiver, and also if it does not answer."""
     context = request.app[CONTEXT]
     context.check_not_draining()
     bad = bad_parameters(request)
@@ -89,7 +89,10 @@ async def _send(
 
 
 def _outcome(answer: Answer | None, seconds: float) -> PingOutcome:
-    """Returns the response's body, without the receiver's body. `answer` is None if a dry run allows the target."""
+    """Returns the result of a ping, without the body of the receiver's answer.
+
+    `answer` is None if a dry run allows the target.
+    """
     status = answer.status if isinstance(answer, Answered) else None
     ok = answer is None or (status is not None and 200 <= status < 300)
     error = None if ok or answer is None else error_json(problem_of(answer))

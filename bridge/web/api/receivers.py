@@ -53,7 +53,7 @@ class ReceiverList(TypedDict):
 
 
 async def list_receivers(request: web.Request, caller: Caller) -> web.Response:
-    """`GET /receivers`."""
+    """Answers `GET /receivers` with all receivers."""
     caller.check_is_operator()
     query_of(request)
     found = await request.app[CONTEXT].receivers.all()
@@ -61,7 +61,7 @@ async def list_receivers(request: web.Request, caller: Caller) -> web.Response:
 
 
 async def pause_receiver(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /receivers/{receiver}/pause`: its deliveries wait. Can be repeated."""
+    """Answers `POST /receivers/{receiver}/pause`: the receiver's deliveries wait. Can be repeated."""
     caller.check_is_operator()
     query_of(request)
     name = receiver_of(request.match_info["receiver"])
@@ -69,7 +69,10 @@ async def pause_receiver(request: web.Request, caller: Caller) -> web.Response:
 
 
 async def resume_receiver(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /receivers/{receiver}/resume`: its deliveries become due, spread over time. Can be repeated."""
+    """Answers `POST /receivers/{receiver}/resume`: the waiting deliveries become due, spread over time.
+
+    Can be repeated.
+    """
     caller.check_is_operator()
     query_of(request)
     name = receiver_of(request.match_info["receiver"])

@@ -66,12 +66,12 @@ def unix_seconds(text: str) -> float:
 
 
 def query_time(text: str) -> float:
-    """As `unix_seconds`, for a query parameter: the + before an offset was decoded as a space."""
+    """Does the same as `unix_seconds`, for a query parameter, in which the + of an offset was decoded as a space."""
     return unix_seconds(re.sub(r" (?=[0-9]{2}:[0-9]{2}$)", "+", text))
 
 
 def stored_host(text: str) -> str:
-    """Returns a host as targets are stored: in lower case, IPv6 in brackets. Raises ValueError."""
+    """Returns a host in the form of stored targets: in lower case, IPv6 in brackets. Raises ValueError."""
     literal = text.strip("[]")
     is_ipv6 = literal.count(":") > 1
     if any(mark in text for mark in "/?#@%\\") or (":" in text and not is_ipv6):
@@ -83,7 +83,7 @@ def stored_host(text: str) -> str:
 
 
 def stored_receiver(text: str) -> str:
-    """Returns a host as targets are stored, with its port if it is given. Raises ValueError."""
+    """Returns a host in the form of stored targets, with its port if that is given. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     if colon and port.isdecimal() and port.isascii() and (":" not in host or host.endswith("]")):
         if not 1 <= int(port[:6]) <= 65_535:
@@ -287,7 +287,7 @@ _MESSAGES: Final[Mapping[str, str]] = {
 
 
 def _field_errors(detail: ErrorDetails) -> list[tuple[str, str]]:
-    """Returns the fields of one pydantic error, each with its rule: one, or each bad string of a body."""
+    """Returns the fields of one pydantic error, each with its rule. An error about bad strings has several fields."""
     cause = detail.get("ctx", {}).get("error")
     if not isinstance(cause, BadBody):
         return [_field_error(detail)]

@@ -22,7 +22,7 @@ Kind = Literal["json", "text", "bytes", "events"]
 
 
 class Request(TypedDict):
-    """A request of `examples.json`. `path` has the query; `answer` is how its answer is read."""
+    """A request of `examples.json`. `path` includes the query. `answer` is how its answer is read."""
 
     method: str
     path: str
@@ -62,7 +62,7 @@ def recorded() -> Examples:
 
 
 def samples_of(request: Request, url: str, *, open_to_all: bool) -> list[Mapping[str, str]]:
-    """Returns a request as OpenAPI's extension `x-codeSamples` has it. `url` is the bridge's, "/" for a local one."""
+    """Returns a request in the form of OpenAPI's extension `x-codeSamples`. `url` is the bridge's URL, "/" if local."""
     base = LOCAL if url == "/" else url.rstrip("/")
     caller = None if open_to_all else request["caller"]
     return [
@@ -117,7 +117,7 @@ def python_of(request: Request, base: str, caller: str | None) -> str:
 
 
 def pretty(value: Any, indent: int = 0, room: int = 88) -> str:
-    """Returns JSON for people: a value is on one line if it fits. A string is returned unchanged."""
+    """Returns a JSON value as text for people: an array or object is on one line if it fits. A string is unchanged."""
     if isinstance(value, str) and not indent:
         return value
     flat = json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Serializers: watches, deliveries and attempts as response models. Times are RFC 3339 UTC with milliseconds."""
+"""Makes response models of watches, deliveries and attempts. Times are RFC 3339 in UTC, with milliseconds."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -50,7 +50,7 @@ def _in_order(events: frozenset[EventType]) -> list[EventType]:
 def watch_json(view: WatchView, live: Callable[[str], TaskView | None]) -> WatchBody:
     """Returns a watch with its task and its deliveries, for orjson.
 
-    `live` gives what this replica's poller knows of a task; it is used while the watch is active.
+    `live` returns a task from this replica's poller, or None. It is called only while the watch is active.
     """
     watch, task = view.watch, shown_task(view, live)
     return {
@@ -85,9 +85,9 @@ def _audit_entry(one: AuditEntry) -> AuditBody:
 
 
 def timing_of(view: WatchView, facts: TaskFacts) -> dict[str, float | None]:
-    """Returns when each step of a watch was reached, in Unix seconds.
+    """Returns the time of each step of a watch in Unix seconds; None if it is not reached or not known.
 
-    The end of the task has no time if it was seen after the watch had ended.
+    The task's end has no time if a poll saw it after the watch had ended.
     """
     watch = view.watch
     delivery = None if watch.settled_at is None else view.terminal_delivery
@@ -103,7 +103,7 @@ def timing_of(view: WatchView, facts: TaskFacts) -> dict[str, float | None]:
 
 
 def shown_task(view: WatchView, live: Callable[[str], TaskView | None]) -> TaskView:
-    """Returns a watch's task: as in the poller's memory while the watch is active, else as in the store."""
+    """Returns a watch's task: from the poller's memory if the watch is active and it is there, else from the store."""
     known = live(view.task.row) if view.watch.state is WatchState.ACTIVE else None
     return known or view.task
 
@@ -121,7 +121,7 @@ def polling_json(watch: Watch, task: TaskView) -> Polling:
 
 
 def task_json(task: TaskSnapshot, facts: TaskFacts, watch: Watch) -> TaskBody:
-    """Returns a task as it was last seen, for one of its watches. The `model` of an app is not shown to other apps."""
+    """Returns a task as it was last seen, for one of its watches. A `model` that another app gave is not shown."""
     return {
         "status": task.status,
         "progress": task.progress,
@@ -136,7 +136,7 @@ def task_json(task: TaskSnapshot, facts: TaskFacts, watch: Watch) -> TaskBody:
 
 
 def delivery_json(delivery: DeliveryView) -> DeliveryBody:
-    """Returns a delivery as it is shown in its watch."""
+    """Returns a delivery as a part of its watch."""
     pending = delivery.state is DeliveryState.PENDING
     return {
         "id": delivery.id,

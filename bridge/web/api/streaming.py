@@ -48,7 +48,7 @@ def range_headers(request: web.Request) -> dict[str, str]:
 async def pass_on(
     request: web.Request, source: aiohttp.ClientResponse, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """Answers with amux's status and body, as they arrive."""
+    """Answers with amux's status, and with amux's body as it arrives. Closes `source`."""
     all_headers = CIMultiDict(headers)
     all_headers[hdrs.ACCEPT_RANGES] = (
         "bytes" if source.status in {206, 416} else "none"

@@ -51,7 +51,7 @@ _log = get_logger("web")
 
 
 async def create_watch(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /watch`."""
+    """Answers `POST /watch`: registers a watch."""
     app = caller.require_app()
     bad = bad_parameters(request)
     context = request.app[CONTEXT]
@@ -66,7 +66,7 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
 
 
 async def create_watches(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /watch/batch`: one result for each entry; a bad entry does not affect the others."""
+    """Answers `POST /watch/batch` with one result for each entry. A bad entry does not affect the others."""
     app = caller.require_app()
     bad = bad_parameters(request)
     context = request.app[CONTEXT]
@@ -112,7 +112,7 @@ def _batch_result(context: AppContext, result: RegisteredWatch | BridgeError) ->
 
 
 async def read_watch(request: web.Request, caller: Caller) -> web.Response:
-    """`GET /watch/{id}`. With `wait_seconds` the answer is held until the watch is final or the time is up."""
+    """Answers `GET /watch/{id}`. With `wait_seconds` it answers when the watch is final or the time is up."""
     context = request.app[CONTEXT]
     query = Query.of(request, ("wait_seconds",))
     seconds = query.read("wait_seconds", wait_seconds_of)
@@ -142,7 +142,7 @@ async def _wait_until_final(context: AppContext, watch_id: str, visible_app: str
 
 
 async def list_watches(request: web.Request, caller: Caller) -> web.Response:
-    """`GET /watch`: one page, newest first."""
+    """Answers `GET /watch` with one page of watches, newest first."""
     context = request.app[CONTEXT]
     query = _watch_query(Query.of(request, LIST_PARAMETERS), caller)
     if caller.visible_app not in {None, query.app}:
@@ -159,7 +159,7 @@ async def list_watches(request: web.Request, caller: Caller) -> web.Response:
 
 
 def searched_back_to(moment: float | None) -> str | None:
-    """Returns how far back a search looked, rounded up to a millisecond.
+    """Returns how far back a search looked, rounded up to a millisecond; None for None.
 
     A search with this time as `created_before` continues without a gap.
     """
@@ -203,7 +203,7 @@ def app_name_of(text: str) -> str:
 
 
 async def read_envelope(request: web.Request, caller: Caller) -> web.Response:
-    """`GET /watch/{id}/envelope`: the terminal event's exact bytes, signed now."""
+    """Answers `GET /watch/{id}/envelope` with the terminal event's exact bytes, signed now."""
     context = request.app[CONTEXT]
     query_of(request)
     event = await context.store.terminal_event(watch_id_of(request), caller.visible_app)
@@ -217,7 +217,7 @@ async def read_envelope(request: web.Request, caller: Caller) -> web.Response:
 
 
 async def cancel_watch(request: web.Request, caller: Caller) -> web.Response:
-    """`DELETE /watch/{id}`: cancels an active watch. Can be repeated. The answer for a settled watch is 409."""
+    """Answers `DELETE /watch/{id}`: cancels an active watch. Can be repeated. A settled watch gets a 409."""
     context = request.app[CONTEXT]
     query_of(request)
     watch_id, actor = watch_id_of(request), caller.actor

@@ -1,4 +1,4 @@
-"""An alert, and what alerts are computed from."""
+"""The types of alerts, and of the data from which alerts are made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from bridge.telemetry.history import Minute
 
 
 class Level(StrEnum):
-    """How severe an alert is: something fails, something needs attention, or it is information only."""
+    """The severity of an alert: something fails, something needs attention, or the alert is information only."""
 
     BAD = "bad"
     WARN = "warn"
@@ -58,7 +58,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class AlertInputs:
-    """Everything that alerts are computed from. A field is None when the store did not answer.
+    """The data from which alerts are made. A field from the store is None if the store did not answer.
 
     `now` is in Unix seconds. `shared` is whether several replicas can use the database. `nearing_deadline` is a number
     of watches, counted up to 1,000.
@@ -77,5 +77,5 @@ class AlertInputs:
     all_receivers: Sequence[ReceiverFigures] | None = None
 
     def reason(self, *codes: HealthCode) -> HealthReason | None:
-        """The first readiness reason with one of these codes."""
+        """Returns the first reason of the readiness with one of these codes; None if there is none."""
         return next((reason for reason in self.readiness.reasons if reason.code in codes), None)

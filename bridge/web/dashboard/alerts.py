@@ -28,7 +28,7 @@ _STORE_CODES: Final = (HealthCode.DISK_FULL, HealthCode.DATABASE_FILE_MISSING, H
 
 
 def current_alerts(inputs: AlertInputs) -> list[Alert]:
-    """Every alert: the kind with the most severe alert first, and in each kind the most severe alert first."""
+    """Returns every alert, grouped by kind: the kind with the most severe alert first, and in it that alert first."""
     checks: Mapping[Kind, tuple[Callable[[AlertInputs], Iterator[Alert]], ...]] = {
         Kind.BRIDGE: (_store_alerts, _disk_alerts, _process_alerts, _replica_alerts),
         Kind.AMUX: (_key_alerts, _routing_alerts, _poll_alerts),
@@ -155,7 +155,7 @@ def _key_name(credential: str) -> str:
 
 
 def amux_message(key: CredentialStatus) -> str:
-    """Why amux refuses a key, without a full stop."""
+    """Returns why amux refuses a key, without a full stop."""
     return (key.message or "amux gave no reason").strip().rstrip(".")
 
 

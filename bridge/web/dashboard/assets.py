@@ -1,4 +1,4 @@
-"""The page's files: read once, served from memory, with a policy that allows no resource of another origin."""
+"""Serves the page's files from memory, with a content security policy that allows no resource of another origin."""
 
 import hashlib
 import re
@@ -59,7 +59,7 @@ def _read(path: Path) -> File:
 
 
 def document(root: str = "", message: str = "", status: int = 200) -> web.Response:
-    """The page's document, the same for everyone.
+    """Returns a response with the page's document, which is the same for everyone.
 
     `root` is the relative path from the request's URL to `/`. `message` is shown in the sign-in form.
     """
@@ -85,7 +85,7 @@ async def to_index(request: web.Request) -> web.Response:
 
 
 def redirect(location: str) -> web.Response:
-    """A 303 to a relative location, with the page's headers."""
+    """Returns a 303 to a relative location, with the page's headers."""
     return web.Response(status=303, headers={**_HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.LOCATION: location})
 
 

@@ -45,9 +45,9 @@ async def cancel_watches(request: web.Request, session: Session) -> web.Response
 
 
 async def resend_deliveries(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/watches/resend`: sends the dead callbacks of the watches that match again.
+    """Answers `POST /page/watches/resend`: sends the dead callbacks of the watches that match again.
 
-    With `delivered` it also sends those that were delivered. With `dry_run` it counts the callbacks.
+    With `delivered` it also sends the terminal events that were delivered. With `dry_run` it only counts.
     """
     context = request.app[CONTEXT]
     context.check_not_draining()
@@ -75,7 +75,7 @@ def _query_of(app: web.Application, body: BulkRequest) -> WatchQuery:
 
 
 async def _watches_of(app: web.Application, query: WatchQuery, body: BulkRequest, session: Session) -> list[str]:
-    """Returns the ids of the watches that match, newest first; after a dry run, only of those that it counted."""
+    """Returns the ids of the watches that match, newest first. With `up_to`, newer watches than that are left out."""
     found = await app[CONTEXT].store.searches.all(query, session.caller.key)
     return [one for one in found.ids if body.up_to is None or one <= body.up_to]
 
@@ -90,7 +90,7 @@ async def _deliveries_of(app: web.Application, watch_ids: Sequence[str], *, deli
 
 
 def _is_sent_again(one: DeliveryView, *, delivered: bool) -> bool:
-    """Whether a delivery is sent again. A delivered status event is not: it would be out of date."""
+    """Returns whether a delivery is sent again. A delivered status event is not: it would be out of date."""
     if one.state is DeliveryState.DEAD:
         return not is_superseded(one)
     return delivered and one.state is DeliveryState.DELIVERED and one.type in TERMINAL_EVENTS

@@ -1,4 +1,4 @@
-"""What the dashboard's handlers need besides the API's context."""
+"""The objects that the dashboard's handlers use in addition to the API's context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,15 +23,15 @@ class DashboardPoller(LivePoller, Protocol):
     classes: TaskClasses
 
     def credentials(self) -> Sequence[CredentialStatus]:
-        """The state of each amux key in use, by name."""
+        """Returns the state of each amux key in use."""
 
     async def stats(self, max_rows: int) -> PollingStats:
-        """The statistics of all tasks."""
+        """Returns the statistics of this replica's tasks, with the rows of at most `max_rows` tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class DashboardContext:
-    """The dashboard's collaborators. `public_url` is the bridge's own URL, if it has one; it may have a path."""
+    """The objects that the dashboard uses. `public_url` is BRIDGE_PUBLIC_URL, or None; it may have a path."""
 
     sessions: Sessions
     history: History

@@ -1,4 +1,4 @@
-"""Access to the dashboard: every read needs a session; every change also needs the same origin and a CSRF token."""
+"""Access to the dashboard. Every read needs a session. Every change also needs the same origin and a CSRF token."""
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -21,7 +21,7 @@ PROXY_ADVICE: Final = "behind a proxy that changes the Host, set BRIDGE_PUBLIC_U
 
 
 def reading(handler: SessionHandler) -> Handler:
-    """A route that shows data: it needs a session, and requests from other sites are refused."""
+    """Returns the handler of a route that shows data: it needs a session, and refuses requests from other sites."""
 
     @wraps(handler)
     async def with_session(request: web.Request) -> web.StreamResponse:
@@ -31,7 +31,10 @@ def reading(handler: SessionHandler) -> Handler:
 
 
 def changing(handler: SessionHandler) -> Handler:
-    """A route that changes something: it needs a session, the same origin and the session's CSRF token."""
+    """Returns the handler of a route that changes something.
+
+    It needs a session, the same origin and the session's CSRF token.
+    """
 
     @wraps(handler)
     async def with_proof(request: web.Request) -> web.StreamResponse:
@@ -46,7 +49,7 @@ def changing(handler: SessionHandler) -> Handler:
 
 
 def session_of(request: web.Request) -> Session:
-    """The session of a request's cookie. Raises Unauthorized, or Forbidden for a request from another site.
+    """Returns the session of a request's cookie. Raises Unauthorized, or Forbidden for a request from another site.
 
     Without any configured token every local caller has a session, after the same checks as in the API.
     """
@@ -63,11 +66,11 @@ def session_of(request: web.Request) -> Session:
 
 
 def comes_from_page(headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
-    """Whether the browser states that this page sent the request. False when there is no such header.
+    """Returns whether the browser states that this page sent the request. False if no header states it.
 
-    `Sec-Fetch-Site: same-origin` is enough, because the browser has compared the origins. The bridge would compare the
-    Origin with the Host, which a proxy may have changed. No site can set this header. Browsers send it only to https
-    and to localhost.
+    `Sec-Fetch-Site: same-origin` is enough: the browser has compared the origins, and no site can set this header.
+    Browsers send it only to https and to localhost. Without it, the Origin is compared with the Host, which a proxy may
+    have changed, and with the public URL.
     """
     sites = headers.getall("Sec-Fetch-Site", [])
     if sites:
@@ -77,9 +80,9 @@ def comes_from_page(headers: CIMultiDictProxy[str], public_url: str | None) -> b
 
 
 def is_foreign_form(headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
-    """Whether the browser states that another site sent this form.
+    """Returns whether the browser states that another site sent this form.
 
-    "null" is allowed: browsers send it as the Origin of our own form, because the page's referrer policy is
+    The Origin "null" is allowed: browsers send it for our own form, because the page's referrer policy is
     `no-referrer`.
     """
     if sites := headers.getall("Sec-Fetch-Site", []):
@@ -89,7 +92,7 @@ def is_foreign_form(headers: CIMultiDictProxy[str], public_url: str | None) -> b
 
 
 def _is_own_origin(origin: str, headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
-    """Whether an Origin is the bridge's own: it names the request's Host or the public URL."""
+    """Returns whether an Origin is the bridge's own: it names the request's Host or the public URL."""
     hosts = headers.getall("Host", [])
     scheme, _, place = origin.lower().partition("://")
     if len(hosts) == 1 and scheme in {"http", "https"} and place == hosts[0].lower():

@@ -1,4 +1,4 @@
-"""The diagnosis of one watch: its most important problem, in one sentence. Pure."""
+"""The diagnosis of one watch: its most important problem, with an explanation for operators. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Diagnosis:
 def diagnose(
     view: WatchView, live: TaskView | None, keys: Mapping[str, CredentialStatus], now: float, *, shared: bool
 ) -> Diagnosis | None:
-    """The most important problem of a watch; None when it has none."""
+    """Returns the most important problem of a watch; None if it has none."""
     found = _delivery_problem(view.deliveries, now)
     if view.watch.state is WatchState.ACTIVE:
         polling = _key_problem(view, keys) or _task_problem(view, live, now, shared=shared)
@@ -43,7 +43,10 @@ def diagnose(
 
 
 def of_paused_receiver(view: WatchView, diagnosis: Diagnosis | None) -> Diagnosis | None:
-    """The diagnosis of a watch whose receiver is paused: its pending callbacks have no next attempt."""
+    """Returns the diagnosis of a watch whose receiver is paused.
+
+    It says that pending callbacks wait, unless the watch has a problem that is more important.
+    """
     pending = [one for one in view.deliveries if one.state is DeliveryState.PENDING]
     dead = any(one.state is DeliveryState.DEAD and not is_superseded(one) for one in view.deliveries)
     if not pending or dead or (view.watch.state is WatchState.ACTIVE and diagnosis is not None):

@@ -102,7 +102,7 @@ def _json_line_of(watch: Json) -> bytes:
 
 
 def _csv_of(watch: Json) -> bytes:
-    """Returns a watch as a CSV line. The line contains only the last delivery, which is the terminal event's."""
+    """Returns a watch as a CSV line with its last delivery only. After the end this is the terminal event's."""
     task = watch["task"]
     delivery = watch["deliveries"][-1] if watch["deliveries"] else {}
     error, delivery_error = task["error"] or {}, delivery.get("last_error") or {}

@@ -13,12 +13,12 @@ _NO_REASON = "no reason was given"
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """A number with its noun: `1 callback`, `2,048 callbacks`. `many` defaults to `one` with an s."""
+    """Returns a number with its noun: `1 callback`, `2,048 callbacks`. `many` defaults to `one` with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def span(seconds: float) -> str:
-    """A duration in at most two units: `45 s`, `3 min`, `2 h 5 min`."""
+    """Returns a duration in at most two units: `45 s`, `3 min`, `2 h 5 min`. A negative one is `0 s`."""
     left = max(0, round(seconds))
     if left < 60:
         return f"{left} s"
@@ -31,17 +31,17 @@ def span(seconds: float) -> str:
 
 
 def relative_time(at: float, now: float) -> str:
-    """A time in the future, as `in 5 min`; `now` when it has passed."""
+    """Returns the time from `now` until `at`, as `in 5 min`, or `now` if `at` has passed."""
     return f"in {span(at - now)}" if at > now else "now"
 
 
 def clock(seconds: float) -> str:
-    """A time of day, as in the logs: `02:13:05 UTC`. `seconds` are Unix seconds."""
+    """Returns Unix seconds as a time of day: `02:13:05 UTC`."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S UTC")
 
 
 def size(count: float) -> str:
-    """A number of bytes: `3.2 GiB`."""
+    """Returns a number of bytes as text: `3.2 GiB`."""
     for unit in _SIZES:
         if count < 1024 or unit == _SIZES[-1]:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -50,7 +50,7 @@ def size(count: float) -> str:
 
 
 def message_of(problem: Problem | None) -> str:
-    """An error's message, or its code, without the final full stop."""
+    """Returns an error's message, or else its code, without the final full stop. Returns a placeholder for None."""
     if problem is None:
         return _NO_REASON
     text = problem.message or str(problem.code or _NO_REASON)
@@ -58,12 +58,12 @@ def message_of(problem: Problem | None) -> str:
 
 
 def sentence(text: str) -> str:
-    """A text with a capital letter and a full stop. The name amux keeps its small letter."""
+    """Returns a text with a capital letter and a full stop. The name amux keeps its small letter."""
     text = text.strip()
     first = text[:1] if text.startswith("amux") else text[:1].upper()
     return f"{first}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
 
 
 def is_superseded(delivery: DeliveryView) -> bool:
-    """Whether a status event was not sent because its watch became final first."""
+    """Returns whether a delivery is a status event that was not sent because its watch became final first."""
     return delivery.last_error is not None and delivery.last_error.code == SUPERSEDED.code

@@ -1,4 +1,4 @@
-"""The routes that show data (overview, one watch; the table is in `watch_table.py`) and those that change something."""
+"""The routes that show the overview or one watch, and the routes that change something or send a ping."""
 
 from typing import Any
 
@@ -23,20 +23,20 @@ _log = get_logger("dashboard")
 
 
 async def read_overview(request: web.Request, _: Session) -> web.Response:
-    """`GET /page/overview`: the data of the live stream's events `overview` and `charts`."""
+    """Answers `GET /page/overview` with the data of the live stream's events `overview` and `charts`."""
     query_of(request)
     overview = await request.app[OVERVIEW].current()
     return json_answer(overview | {"charts": charts(request.app[DASHBOARD].history.minutes())})
 
 
 async def read_watch(request: web.Request, _: Session) -> web.Response:
-    """`GET /page/watches/{id}`: one watch and its timeline."""
+    """Answers `GET /page/watches/{id}` with one watch and its timeline."""
     query_of(request)
     return json_answer(await one_watch(request.app, watch_id_of(request)))
 
 
 async def read_payloads(request: web.Request, _: Session) -> web.Response:
-    """`GET /page/watches/{id}/payloads`: each event of a watch as its receiver gets it, signed now."""
+    """Answers `GET /page/watches/{id}/payloads` with each event as the receiver gets it, signed now."""
     query_of(request)
     context = request.app[CONTEXT]
     outgoing = await context.store.dashboard.outgoing(watch_id_of(request))
@@ -44,7 +44,7 @@ async def read_payloads(request: web.Request, _: Session) -> web.Response:
 
 
 async def one_watch(app: web.Application, watch_id: str) -> dict[str, Any]:
-    """One watch with its timeline. Raises NotFound."""
+    """Returns one watch with its timeline. Raises NotFound."""
     store = app[CONTEXT].store
     history = await store.dashboard.history(watch_id)
     [(_, live, diagnosis)] = diagnosed(app, [history.view])
@@ -56,7 +56,7 @@ async def one_watch(app: web.Application, watch_id: str) -> dict[str, Any]:
 
 
 async def cancel_watch(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/watches/{id}/cancel`: the watch after the change, or 409 when it is settled."""
+    """Answers `POST /page/watches/{id}/cancel`: cancels the watch and returns it. A settled watch gets a 409."""
     query_of(request)
     watch_id = watch_id_of(request)
     actor = session.caller.actor
@@ -66,7 +66,7 @@ async def cancel_watch(request: web.Request, session: Session) -> web.Response:
 
 
 async def ping_receiver(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/watches/{id}/ping`: one ping to the watch's receiver, signed and with headers like its callbacks."""
+    """Answers `POST /page/watches/{id}/ping`: sends a ping with the secret and headers of the watch's callbacks."""
     query_of(request)
     context = request.app[CONTEXT]
     context.check_not_draining()
@@ -77,20 +77,20 @@ async def ping_receiver(request: web.Request, session: Session) -> web.Response:
 
 
 async def retry_delivery(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/deliveries/{id}/retry`: the API's route, as an operator."""
+    """Answers `POST /page/deliveries/{id}/retry` as the API does, for an operator."""
     return await deliveries.retry_delivery(request, session.caller)
 
 
 async def retry_deliveries(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/deliveries/retry`: retry all dead deliveries that match a filter; with `dry_run`, count them."""
+    """Answers `POST /page/deliveries/retry` as the API does, for an operator."""
     return await deliveries.retry_deliveries(request, session.caller)
 
 
 async def pause_receiver(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/receivers/{receiver}/pause`: the API's route, as an operator."""
+    """Answers `POST /page/receivers/{receiver}/pause` as the API does, for an operator."""
     return await receivers.pause_receiver(request, session.caller)
 
 
 async def resume_receiver(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/receivers/{receiver}/resume`: the API's route, as an operator."""
+    """Answers `POST /page/receivers/{receiver}/resume` as the API does, for an operator."""
     return await receivers.resume_receiver(request, session.caller)

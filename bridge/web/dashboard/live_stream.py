@@ -1,4 +1,4 @@
-"""`GET /page/live`: the dashboard's server-sent events: the overview, the filtered table and the open watch.
+"""`GET /page/live`: the dashboard's server-sent events, for the overview, the charts, the table and the open watch.
 
 The server reads the data once a second and sends an event when they have changed. So browsers do not poll.
 """
@@ -55,7 +55,7 @@ class _LiveData:
         self._sent: dict[str, bytes] = {}
 
     async def run(self) -> None:
-        """Sends changes once a second, and at once when the open watch changes, until the session ends."""
+        """Sends changes once a second, and at once if the open watch changes. Ends with the session or the bridge."""
         notifier, dashboard = self._app[CONTEXT].change_notifier, self._app[DASHBOARD]
         with notifier.listening(self._watch_id) as changed:
             while not dashboard.sessions.is_over(self._session):
@@ -79,7 +79,7 @@ class _LiveData:
     async def _send(self, name: str, read: Callable[[], Awaitable[dict[str, Any]]], *, ignored: str = "") -> None:
         """Sends the data that `read` returns, if they differ from the last event. The field `ignored` is not compared.
 
-        An error is sent once, as `{name}-failed`; the browser then keeps the data that it has.
+        A BridgeError is sent once, as the event `{name}-failed`. The browser then keeps the data that it has.
         """
         failed = f"{name}-failed"
         try:

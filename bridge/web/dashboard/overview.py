@@ -1,4 +1,4 @@
-"""The overview of the page. It is read from the store, the poller and the metrics once for all open pages."""
+"""The overview of the page. It is read once for all open pages, from the store, the poller and the metrics."""
 
 import asyncio
 import time
@@ -38,7 +38,7 @@ class Overview:
         self.tasks_waiting_for_key: Sequence[str] = ()
 
     async def current(self) -> dict[str, Any]:
-        """The overview, at most two seconds old. When the store does not answer, its parts are null."""
+        """Returns the overview, at most two seconds old. The parts that the store does not answer are null."""
         async with self._lock:
             read_at = self._read_at
             if read_at is None or self._clock() - read_at >= self._dashboard.overview_max_age_seconds:
@@ -83,7 +83,7 @@ async def _or_none(query: Awaitable[Result]) -> Result | None:
 
 
 def figures(inputs: AlertInputs) -> Mapping[str, Any]:
-    """The numbers above the table; null where the store did not answer."""
+    """Returns the numbers above the table; None where the store did not answer."""
     counts, recent = inputs.counts, inputs.minutes[-2:]
     return {
         "active": None if counts is None else counts.active_watches,
@@ -101,7 +101,7 @@ def figures(inputs: AlertInputs) -> Mapping[str, Any]:
 
 
 def charts(minutes: Sequence[Minute]) -> list[dict[str, Any]]:
-    """The last hour for the charts, one point for each minute."""
+    """Returns the data of the charts: one point for each minute of the last hour."""
     return [_point(minute) for minute in minutes]
 
 
@@ -117,7 +117,7 @@ def _point(minute: Minute) -> dict[str, Any]:
 
 
 def _lag_seconds(minutes: Sequence[Minute]) -> float | None:
-    """The 95th percentile of the polls' lag; None without polls."""
+    """Returns the 95th percentile of the polls' lag in seconds, at most 60; None without polls."""
     lag = lag_quantile(minutes, 0.95)
     return None if lag is None else min(lag, _MAX_LAG_SECONDS)
 

@@ -1,4 +1,4 @@
-"""The events of a watch as its receiver gets them: the exact bytes, and the headers as they are signed now."""
+"""Shows the events of a watch as its receiver gets them: the exact bytes, and headers that are signed now."""
 
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ _JSON: Final = "application/json"
 
 
 def payloads_json(outgoing: Outgoing, signer: Signer, now: float) -> dict[str, Any]:
-    """Each event with its payload and its headers, each a list `[name, value]`. Values of the app's headers are masked.
+    """Returns each event with its payload and headers. A header is `[name, value]`; the app's own values are masked.
 
     `now` is in Unix seconds. A receiver that follows the standard accepts these signatures for five minutes.
     """

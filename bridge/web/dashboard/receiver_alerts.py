@@ -1,4 +1,4 @@
-"""The alerts about receivers: dead and late callbacks, receivers that fail, and those that are paused. Pure."""
+"""The alerts about receivers: dead callbacks, late callbacks, receivers that fail, and paused receivers. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +15,7 @@ LATE_CALLBACK_SECONDS: Final = 30.0  # a claim, its attempt and its record take 
 
 
 def receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
-    """One alert for each receiver with dead or failing callbacks, and one for each that is paused."""
+    """Yields an alert for each receiver with dead or failing callbacks, and one for each paused receiver."""
     health = {one.name: one.health for one in inputs.all_receivers or ()}
     paused = {one.name: one for one in inputs.all_receivers or () if one.pause is not None}
     for receiver in inputs.receivers or ():
@@ -58,7 +58,7 @@ def _dead_receiver_alert(receiver: Receiver, now: float) -> Alert:
 
 
 def _failing_receiver_alert(receiver: Receiver, health: ReceiverHealth, now: float) -> Alert:
-    """The alert of a receiver with a failed callback that is pending; its title agrees with the receiver's health."""
+    """Returns the alert of a receiver with a failed callback that is pending. Its title follows from `health`."""
     level, title = Level.WARN, f"{receiver.host} did not accept its last callback"
     next_step = (
         f"Fix {receiver.host}. Retries continue automatically. "
@@ -98,7 +98,7 @@ def _why_dead(error: Problem | None) -> str:
 
 
 def late_callback_alerts(inputs: AlertInputs) -> Iterator[Alert]:
-    """An alert while a due callback waits although its receiver has not failed."""
+    """Yields an alert if a due callback has waited for 30 s or more although its receiver has not failed."""
     oldest = inputs.counts.oldest_due_at if inputs.counts is not None else None
     if oldest is None or inputs.now - oldest < LATE_CALLBACK_SECONDS:
         return

@@ -1,4 +1,4 @@
-"""The JSON for the page's script: times in Unix seconds, callback URLs without queries, header values masked."""
+"""Makes the JSON for the page's script. Times are Unix seconds. URLs have no query, and header values are masked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +25,7 @@ MAX_RECEIVERS: Final = 100
 
 
 def row_json(view: WatchView, live: TaskView | None, diagnosis: Diagnosis | None) -> dict[str, Any]:
-    """A watch as a row of the table."""
+    """Returns a watch as a row of the table."""
     watch, task = view.watch, live or view.task
     return {
         "id": watch.id,
@@ -57,7 +57,7 @@ def _delivery_counts(deliveries: Sequence[DeliveryView]) -> dict[str, int]:
 def watch_json(
     history: WatchHistory, live: TaskView | None, diagnosis: Diagnosis | None, *, paused: bool
 ) -> dict[str, Any]:
-    """A watch with all its fields and its timeline. While its receiver is `paused`, no attempt has a time."""
+    """Returns a watch with all its fields and its timeline. If its receiver is `paused`, no next attempt has a time."""
     watch, row, task = history.view.watch, history.view.task, live or history.view.task
     snapshot, facts = task.snapshot, task.facts
     metadata = None if snapshot.metadata is None else asdict(snapshot.metadata)
@@ -81,7 +81,7 @@ def watch_json(
 
 
 def _timing(history: WatchHistory, facts: TaskFacts) -> dict[str, float | None]:
-    """The time of each step in Unix seconds; None when it is not reached or not known.
+    """Returns the time of each step in Unix seconds; None if the step is not reached or its time is not known.
 
     `first_answer_at` is None for a task that was polled before this watch was registered.
     """
@@ -109,7 +109,7 @@ def _delivery(one: DeliveryView, *, paused: bool) -> dict[str, Any]:
 def overview_json(
     inputs: AlertInputs, alerts: Sequence[Alert], figures: Mapping[str, Any], classes: Sequence[ClassFigures]
 ) -> dict[str, Any]:
-    """All data of the page except the table, the open watch and the charts."""
+    """Returns all data of the page except the table, the open watch and the charts."""
     store = inputs.store
     return {
         "now": inputs.now,
@@ -134,7 +134,10 @@ def _receiver(one: Receiver) -> dict[str, Any]:
 
 
 def _all_receivers(found: Sequence[ReceiverFigures]) -> dict[str, Any]:
-    """At most 100 receivers: those that need attention, then those with the most attempts. `count` counts all."""
+    """Returns at most 100 receivers: those that need attention, then those with the most attempts.
+
+    `count` is the number of all receivers.
+    """
     ordered = sorted(
         found,
         key=lambda one: (one.pause is None, -one.failures, one.dead == 0, one.pending == 0, -one.figures.attempts),

@@ -26,14 +26,14 @@ _OPEN = "open"
 
 
 class WrongToken(BridgeError):
-    """A token that is not an operator's. The message is shown in the form."""
+    """The token is not an operator's. The sign-in form shows the message."""
 
     code = "unauthorized"
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A signed-in operator. `expires_at` is in Unix seconds, None where no sign-in is needed; `csrf` is the token."""
+    """A signed-in operator. `expires_at` is in Unix seconds, None if no sign-in is needed. `csrf` is the CSRF token."""
 
     operator: str
     expires_at: float | None
@@ -41,11 +41,11 @@ class Session:
 
     @property
     def caller(self) -> Caller:
-        """The operator as a caller of the API: it sees every app's watches and registers none."""
+        """The operator as a caller of the API, who sees every app's watches and registers none."""
         return Caller(self.operator, None, None)
 
     def has_csrf_token(self, token: str) -> bool:
-        """Whether a request's token is this session's, compared in constant time."""
+        """Returns whether a request's CSRF token is this session's. The comparison takes constant time."""
         return hmac.compare_digest(self.csrf.encode(), token.encode(errors="surrogatepass"))
 
 
@@ -74,7 +74,7 @@ class Sessions:
         return bool(self._operators)
 
     def sign_in(self, token: str) -> tuple[str, Session]:
-        """The cookie's value and the new session of an operator token. Raises WrongToken."""
+        """Returns the cookie's value and a new session for an operator token. Raises WrongToken for any other token."""
         fingerprint = self._fingerprint(token)
         if fingerprint in self._apps:
             raise WrongToken("This is an app token. Use an operator token from BRIDGE_OPERATOR_TOKENS.")
@@ -86,7 +86,10 @@ class Sessions:
         return value, Session(self._operators[fingerprint], float(expires), self._mac("csrf", body))
 
     def read(self, cookie: str | None) -> Session | None:
-        """The session of a cookie's value; None when it is invalid, ended, or its token is no longer configured."""
+        """Returns the session of a cookie's value.
+
+        Returns None if the cookie is invalid, the session has ended, or its token is no longer configured.
+        """
         parts = _COOKIE.fullmatch(cookie or "")
         if parts is None:
             return None
@@ -99,18 +102,18 @@ class Sessions:
         return Session(operator, float(parts[2]), csrf)
 
     def end(self, session: Session) -> None:
-        """End a session. The session of `anyone` cannot be ended."""
+        """Ends a session on this replica. The session of `anyone` cannot be ended."""
         now = self._now()
         self._ended = {csrf: expires for csrf, expires in self._ended.items() if expires > now}
         if session.expires_at is not None:
             self._ended[session.csrf] = session.expires_at
 
     def is_over(self, session: Session) -> bool:
-        """Whether a session was signed out or has expired."""
+        """Returns whether a session was signed out on this replica or has expired."""
         return session.csrf in self._ended or (session.expires_at is not None and session.expires_at <= self._now())
 
     def anyone(self) -> Session:
-        """The session of every local caller, for a bridge without any configured token."""
+        """Returns the session of every local caller, for a bridge without any configured token."""
         return Session("anyone on this machine", None, self._mac("csrf", _OPEN))
 
     def _fingerprint(self, token: str) -> str:

@@ -19,14 +19,17 @@ from bridge.web.rate_limits import TooManySignIns
 from bridge.web.requests import json_answer, query_of, secured
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_MAX_FORM_BYTES: Final = 8 * 1024  # a token has less than 100
+_MAX_FORM_BYTES: Final = 8 * 1024  # a token has at most 512 characters
 _ROOT: Final = "../"  # from /page/sign-in to /; relative, because a proxy may add a path before it
 
 _log = get_logger("dashboard")
 
 
 async def sign_in(request: web.Request) -> web.Response:
-    """`POST /page/sign-in`: exchanges the form's `token` for a session cookie. The form shows an error."""
+    """Answers `POST /page/sign-in`: exchanges the form's `token` for a session cookie.
+
+    If that fails, the answer is the form with the reason.
+    """
     query_of(request)
     context, dashboard = request.app[CONTEXT], request.app[DASHBOARD]
     if context.access.open:
@@ -49,8 +52,8 @@ async def sign_in(request: web.Request) -> web.Response:
 def _refused(dashboard: DashboardContext, address: str, error: WrongToken) -> web.Response:
     """Returns the form with the reason; 429 without the reason when an address tries too often.
 
-    The limit concerns wrong tokens only: behind a proxy all browsers have one address, and no caller can keep an
-    operator out. A token cannot be guessed within any number of tries.
+    The limit applies to wrong tokens only: behind a proxy all browsers have one address, and no caller may prevent an
+    operator from signing in. A token is too long to be guessed.
     """
     try:
         dashboard.limits.check(address)
@@ -65,7 +68,7 @@ def _refused(dashboard: DashboardContext, address: str, error: WrongToken) -> we
 
 
 async def sign_out(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/sign-out`: end the session and delete the browser's cookie."""
+    """Answers `POST /page/sign-out`: ends the session and deletes the browser's cookie."""
     query_of(request)
     dashboard = request.app[DASHBOARD]
     dashboard.sessions.end(session)
@@ -77,9 +80,9 @@ async def sign_out(request: web.Request, session: Session) -> web.Response:
 
 
 async def read_session(request: web.Request) -> web.Response:
-    """`GET /page/session`: the operator and the CSRF token. Raises Forbidden.
+    """Answers `GET /page/session` with the operator and the CSRF token. Raises Forbidden.
 
-    Without a session `operator` is null, and `possible` is whether any token can sign in.
+    Without a session `operator` is null, and `possible` is whether any operator token is configured.
     """
     query_of(request)
     context, dashboard = request.app[CONTEXT], request.app[DASHBOARD]
@@ -105,7 +108,7 @@ def _cookie(dashboard: DashboardContext, value: str, seconds: int) -> str:
 
 
 async def _token(request: web.Request) -> str:
-    """The form's token. Raises WrongToken for a form without one."""
+    """Returns the form's token. Raises WrongToken if there is none, or if no operator token is configured."""
     if not request.app[DASHBOARD].sessions.possible:
         raise WrongToken("No operator token is configured. Set BRIDGE_OPERATOR_TOKENS and restart the bridge.")
     media_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()

@@ -39,14 +39,14 @@ _UNKNOWN_TIME: Final = float("inf")  # sorts last
 
 
 def timeline(history: WatchHistory, live: TaskView | None) -> list[dict[str, Any]]:
-    """The entries, oldest first. Of two entries with the same time, the cause comes before its effect."""
+    """Returns the entries, oldest first. Of two entries with the same time, the cause comes before its effect."""
     entries = [*_past(history, live), *_future(history, live)]
     place = count()
     return sorted(entries, key=lambda entry: (entry["ahead"], entry["at"] or _UNKNOWN_TIME, next(place)))
 
 
 def tenths(seconds: float | None) -> float | None:
-    """A time rounded to 0.1 s. Times converted from the monotonic clock differ by microseconds at each conversion."""
+    """Returns a time rounded to 0.1 s, because each conversion from the monotonic clock differs by microseconds."""
     return None if seconds is None else round(seconds, 1)
 
 
@@ -106,13 +106,13 @@ def _last_poll(history: WatchHistory, live: TaskView | None) -> Iterator[dict[st
 
 
 def _last_poll_failed(task: TaskView) -> bool:
-    """Whether the last error in a task's row comes from its last poll."""
+    """Returns whether the last error in a task's row comes from its last poll."""
     at, polled_at = task.last_error_at, task.last_polled_at
     return at is not None and polled_at is not None and at >= polled_at
 
 
 def _attempts(delivery: DeliveryView, run: Sequence[NumberedAttempt]) -> dict[str, Any]:
-    """The entry for attempts with the same result."""
+    """Returns the entry for attempts with the same result."""
     first, *others = run
     attempt, status = first.attempt, first.attempt.status_code
     succeeded = status is not None and 200 <= status < 300

@@ -35,7 +35,7 @@ _SEARCH_PAUSE_FACTOR: Final = 20.0  # an open page waits 20 times as long as its
 
 
 def query_of_filters(app: web.Application, given: Query) -> WatchQuery:
-    """Returns the store's query. Raises InvalidRequest, which names every bad filter."""
+    """Returns the store's query for the page's filters. Raises InvalidRequest, which names every bad filter."""
     query = given.without_empty()
     problem, overview = query.read("trouble", lambda text: _one_of(text, TROUBLES)), app[OVERVIEW]
     tasks = {"stuck": overview.stuck_tasks, "key": overview.tasks_waiting_for_key}.get(problem or "")
@@ -90,11 +90,11 @@ class WatchTable:
         self._search_again_at = 0.0
 
     def check(self) -> None:
-        """Check the filters without a search. Raises InvalidRequest."""
+        """Checks the filters without a search. Raises InvalidRequest."""
         query_of_filters(self._app, self._filters)
 
     async def read(self) -> dict[str, Any]:
-        """One page of rows; with filters also how many watches match, and how far back the search looked."""
+        """Returns one page of rows; with filters also how many watches match, and how far back the search looked."""
         query = query_of_filters(self._app, self._filters)
         filtered = any(self._filters.values.get(name) for name in CONDITIONS)
         found = await self._search(query) if filtered else None
@@ -132,7 +132,7 @@ def _after(query: WatchQuery, newest_first: Sequence[str]) -> Sequence[str]:
 def diagnosed(
     app: web.Application, views: Sequence[WatchView]
 ) -> list[tuple[WatchView, TaskView | None, Diagnosis | None]]:
-    """Each watch with its diagnosis, and with its task as in memory if this replica polls it."""
+    """Returns each watch with its diagnosis, and with its task from memory if this replica polls it, else None."""
     store, poller = app[CONTEXT].store, app[DASHBOARD].poller
     keys = {key.name: key for key in poller.credentials()}
     now, paused = store.now(), app[CONTEXT].receivers.paused

@@ -94,8 +94,8 @@ function buildAlert(alert) {
   );
 }
 
-// The list has one height while all rows are closed and another one while a row is open. So the page below moves when
-// the operator opens or closes a row, but not when an alert begins or ends.
+// The list has a larger height while a row is open. Both heights are fixed. So the page below moves when the operator
+// opens or closes a row, but not when an alert begins or ends.
 function sizeBox() {
   byId("alert-box").toggleAttribute("data-open", byId("alerts").querySelector("details[open]") !== null);
 }

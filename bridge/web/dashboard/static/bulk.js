@@ -1,4 +1,4 @@
-// Dialogs that change many watches or callbacks. A dialog counts them first. What is registered later is not changed.
+// Dialogs that change many watches or callbacks. A dialog counts them first. Later watches are not changed.
 
 import { closeDialog, openDialog, run } from "./dialogs.js";
 import { el, setText } from "./dom.js";

@@ -1,4 +1,4 @@
-// Shows whether the bridge answers. While it does not, the headline says since when, and the data are dimmed.
+// Shows whether the bridge answers. While it does not answer, the headline says since when, and the data are dimmed.
 
 import { byId, setText } from "./dom.js";
 import { moment, now } from "./format.js";

@@ -45,9 +45,9 @@ export function setHidden(node, hidden) {
   if (node.hidden !== hidden) node.hidden = hidden;
 }
 
-// Make a parent's children match a list, and keep the nodes of items that stay: focus, selection and scroll position
-// stay with them. `build(item)` makes a node. An item whose JSON has not changed keeps its node. A changed item is
-// updated by `update(node, item)` if that is given; otherwise it gets a new node in the same place.
+// Makes a parent's children match a list. An item whose JSON has not changed keeps its node, with its focus, selection
+// and scroll position. `build(item)` makes a node. For a changed item, `update(node, item)` changes its node if it is
+// given; otherwise the item gets a new node in the same place.
 export function reconcile(parent, items, keyOf, build, update = null) {
   const known = new Map([...parent.children].map((node) => [node.reconcileKey, node]));
   let place = parent.firstElementChild;
@@ -80,8 +80,8 @@ function replace(node, fresh) {
   if (focused !== null) fresh.querySelector(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
 }
 
-// The `data-focus` name of the focused element inside a node that is replaced. The element with the same name in the
-// new node gets the focus.
+// Returns the `data-focus` name of the focused element inside a node that is replaced. The element with the same name
+// in the new node gets the focus.
 function focusedName(node) {
   const active = document.activeElement;
   return active !== null && node.contains(active) ? (active.dataset.focus ?? null) : null;

@@ -1,4 +1,4 @@
-// The page without any watch: how the first one is registered.
+// Shown while there is no watch: explains how to register the first watch.
 
 import { copyButton } from "./copy.js";
 import { el } from "./dom.js";

@@ -16,7 +16,7 @@ export const counted = (count, one, many = `${one}s`) => `${number(count)} ${cou
 
 export const words = (name) => String(name ?? "").replaceAll("_", " ");
 
-// A long id with its middle left out: people compare the beginning and the end.
+// Returns a long id without its middle: people compare the beginning and the end.
 export const shortened = (id) => (id.length > 40 ? `${id.slice(0, 20)}…${id.slice(-12)}` : id);
 
 export function span(seconds) {
@@ -61,7 +61,7 @@ export function bytes(count) {
 
 const OUTCOME_ICONS = { completed: "good", failed: "warn", timed_out: "warn", unavailable: "warn" };
 
-// The icon and the text for a watch's state.
+// Returns the icon and the text for a watch's state.
 export function watchStatus({ state, outcome, status, progress }) {
   if (state === "cancelled") return ["off", "cancelled"];
   if (state === "settled") return [OUTCOME_ICONS[outcome] ?? "note", words(outcome)];

@@ -61,10 +61,10 @@ function curl(address, headers, payload) {
   return [`curl -sS ${quoted(address)}`, ...options, `  --data-binary ${quoted(payload)}`].join(" \\\n");
 }
 
-// A text as one word of a POSIX shell.
+// Returns a text as one word of a POSIX shell.
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-// JSON with line breaks and indentation. All other characters stay the same, so 5.0 does not become 5.
+// Returns JSON with line breaks and indentation. All other characters stay the same, so 5.0 does not become 5.
 function indented(json) {
   let depth = 0;
   const line = (change) => `\n${"  ".repeat((depth += change))}`;

@@ -10,7 +10,7 @@ import { relative } from "./time.js";
 
 const HEALTH_ICONS = { unknown: "off", healthy: "good", doubtful: "warn", failing: "bad" };
 
-// `found` is null while the store does not answer. Then the rows do not change.
+// Shows the receivers. `found` is null while the store does not answer; then the rows do not change.
 export function showReceivers(found) {
   setHidden(byId("resend-all"), !found?.items.some((receiver) => receiver.dead));
   setText(byId("receivers-empty"), emptyText(found));

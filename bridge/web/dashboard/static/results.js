@@ -22,7 +22,7 @@ export function showResults({ matches, searched_back_to: backTo }) {
   if (!isFiltered()) return;
   setText(byId("result-count"), summary(matches ?? 0, backTo));
   const names = [];
-  if (backTo && matches) names.push("older"); // without a match it is one of the tips
+  if (backTo && matches) names.push("older"); // without a match, one of the tips has this link
   if (matches) {
     names.push("csv", "json", "link");
     if (["", "active"].includes(state.filters.state ?? "") && !state.filters.outcome) names.push("cancel");

@@ -41,7 +41,7 @@ export const openWatch = (watch) => write({ filters: state.filters, watch }, tru
 
 export const closeWatch = () => write({ filters: state.filters, watch: "" }, true);
 
-// The link to the page with these filters, or with an open watch: `{ host }`, `{ watch }`.
+// Returns the link to the page with these filters, or with an open watch: `{ host }`, `{ watch }`.
 export const hrefOf = (parameters) => `#${new URLSearchParams(parameters)}`;
 
 export function startState() {

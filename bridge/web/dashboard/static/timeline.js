@@ -11,7 +11,7 @@ export function showTimeline(watchId, timeline) {
   reconcile(byId("timeline"), withKeys(watchId, timeline), (entry) => entry.key, buildEntry);
 }
 
-// Gives each entry a key that stays the same. For entries whose time changes the key has no time.
+// Each entry gets a key that stays the same. The key of these kinds has no time, because their time changes.
 const CHANGING_KINDS = new Set(["polled", "next_poll", "deadline", "next_attempt"]);
 
 function withKeys(watchId, timeline) {
@@ -48,7 +48,7 @@ function buildRepeats(key, repeats) {
 
 const CHANGE_NAMES = { result: "Result", answer: "Answer" };
 
-// The differences from the attempt before.
+// Shows the differences from the attempt before.
 function buildChanges(changes) {
   return el("ul", { class: "changes" }, changes.map(({ name, before, after }) => el("li", { class: "user-text" }, `${CHANGE_NAMES[name]} changed: `, el("del", {}, before || "nothing"), " → ", el("ins", {}, after || "nothing"))));
 }
@@ -70,7 +70,7 @@ export function showStages(timing) {
   reconcile(byId("timing"), stagesOf(timing), (stage) => stage.name, buildStage);
 }
 
-// Each stage with its time, the seconds since the last known stage, and their share of the whole time (0 to 1).
+// Returns each stage with its time, the seconds since the last known stage, and their share of the whole time (0 to 1).
 function stagesOf(timing) {
   const known = STAGES.map(([, field]) => timing[field]).filter((at) => at !== null);
   const last = Math.max(...STAGES.map(([, field], place) => (timing[field] === null ? -1 : place)));
