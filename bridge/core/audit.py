@@ -30,7 +30,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One action, at `at` (Unix seconds). It concerns a watch, with a delivery if it resent one, or a receiver."""
+    """One action, at `at` (Unix seconds). It concerns a watch or a receiver. `delivery_id` is set for RESENT."""
 
     at: float
     action: Action

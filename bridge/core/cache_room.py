@@ -17,7 +17,7 @@ class Disk:
 
     @property
     def usable(self) -> int:
-        """The bytes that may still be used; negative when the reserve is used already."""
+        """The bytes that may still be used. Negative if fewer bytes are free than the reserve."""
         return self.free - max(RESERVE_BYTES, int(self.total * RESERVE_SHARE))
 
 

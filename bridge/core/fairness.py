@@ -16,7 +16,7 @@ from bridge.core.receivers import ReceiverHealth
 # How many claimed deliveries wait in memory.
 WAITING_PER_HOST = 256  # at 4,000 a second this is one claim each 60 ms, not one for each delivery
 WAITING_PER_NEW_HOST = 64  # a batch of settlements, and few enough if the host does not answer
-WAITING_SHARE = 4  # a host's queue is at most this part of the room that is left
+WAITING_SHARE = 4  # a host's queue is at most a quarter of the room that is left
 WAITING_SECONDS = 5.0  # a queue has what a host receives in this time: leases must not end before the attempts start
 
 SHARES: Mapping[ReceiverHealth, float] = {

@@ -11,17 +11,18 @@ the smallest mean wait is (integral of sqrt(f(t) S(t)))^2 / (2 N) for N polls.
 
 How the bridge uses the theory
 ------------------------------
-`History` counts the ends of a class in logarithmic bins. An end is known to lie between two polls, so its weight is
-spread over the bins that this interval covers. Each new end takes a little weight from the older ones, so that a class
+`History` counts the ends of a class in logarithmic bins. An end lies somewhere between two polls, so its weight is
+spread over the bins between them. Each new end takes a little weight from the older ones, so that a class
 that changes is learned again. `LearnedSchedule` estimates the hazard of each bin as occurrences divided by exposure,
-with a weak prior that the class has no memory (a constant hazard). Its density is the square root of that, scaled so
-that the expected number of polls is that of the fixed schedule. It is cut at two bounds: polls are never closer than a
-quarter of the poll interval, and never further apart than the maximum interval. The next poll comes where the integral
-of the density has grown by one since the last poll.
+with a weak prior that the class has no memory (a constant hazard). Its density is the square root of the hazard, scaled
+so that the expected number of polls is that of the fixed schedule. It is cut at two bounds: polls are never closer than
+a quarter of the poll interval, and never further apart than the maximum interval. The next poll comes where the
+integral of the density has grown by one since the last poll.
 
-Three rules make it safe when the history is wrong: with fewer than `MIN_ENDS` ends the fixed schedule applies; a task
-that has used `MAX_EXTRA_POLLS` polls more than the fixed schedule would have used is polled at the maximum interval;
-and polls that the class has used beyond the fixed schedule (`History.extra_polls`) are saved by its next tasks.
+Three rules keep the schedule safe when the history is wrong: with fewer than `MIN_ENDS` ends the fixed schedule
+applies; a task that has used `MAX_EXTRA_POLLS` polls more than the fixed schedule would have used is polled at the
+maximum interval; and polls that the class has used beyond the fixed schedule (`History.extra_polls`) are saved by its
+next tasks.
 
 All ages and delays are seconds. All functions are pure.
 """
@@ -207,7 +208,7 @@ class LearnedSchedule:
         """Returns the seconds until the next poll of a running task, by its age (seconds) and its number of polls."""
         if polls > self._fixed.polls(age) + MAX_EXTRA_POLLS:
             return with_jitter(self._longest, jitter)
-        # Without calls for its parts: this runs once a poll.
+        # All in one function, without calls of smaller ones, because this runs once a poll.
         age, sums, densities = max(age, 0.0), self._sums, self._densities
         number = bisect_right(EDGES, age) - 1
         total = sums[number] + (age - EDGES[number]) * densities[number] + 1.0

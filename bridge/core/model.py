@@ -91,12 +91,13 @@ class VideoMetadata:
 class TaskRecord(NamedTuple):
     """A task record, in any of amux's forms.
 
-    It is a NamedTuple, because a batch makes hundreds and a frozen dataclass takes five times as long. `status` is
-    UNKNOWN for the word "unknown" and for words that the bridge does not know. `raw_status` is that word, and None for
-    every other status. `url` is the video's URL, for a completed task only. It is None if it is amux's own `/content`
-    route. `model` is the model that makes the video, `platform` amux's number of the vendor. `submitted_at` and
-    `finished_at` are by amux's clock, in Unix seconds. Fields that the record does not have are None. `live` marks an
-    answer for which amux asked the vendor (form B). Such an answer can say "failed" about a task that still runs.
+    This is a NamedTuple, because a batch has hundreds of records and a frozen dataclass takes five times as long.
+    `status` is UNKNOWN for the word "unknown" and for words that the bridge does not know. `raw_status` is then that
+    word; for every other status it is None. `url` is the video's URL, for a completed task only. It is None if amux
+    gives only its own `/content` route. `model` is the model that makes the video, `platform` amux's number of the
+    vendor. `submitted_at` and `finished_at` are by amux's clock, in Unix seconds. Fields that the record does not have
+    are None. `live` marks an answer for which amux asked the vendor. Such an answer can say "failed" about a task that
+    still runs.
     """
 
     status: TaskStatus

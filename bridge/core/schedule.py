@@ -12,7 +12,7 @@ from bridge.core.watch import TERMINAL
 JITTER_SHARE = 0.1  # a delay grows by up to a tenth and never shrinks: load is spread, and no promise is broken
 LONGEST_RETRY_AFTER = 86_400.0  # a receiver may delay an attempt by up to a day
 LONGEST_THROTTLE = 300.0  # a Retry-After of amux may throttle a credential for up to five minutes
-LONGEST_PAUSE = 60.0  # a refused key is tried again at least once a minute
+LONGEST_PAUSE = 60.0  # a refused key is tried again once a minute, or after the longest poll interval if that is longer
 # 2^32 intervals are longer than any maximum. Without a cap, a float overflows at 2^1024.
 _MAX_DOUBLINGS = 32
 _MAX_POLL_BACKOFFS = 200  # 1.2^200 is longer than any maximum; a float overflows at 1.2^3,900

@@ -69,7 +69,7 @@ class SigningKey:
     _private: Ed25519PrivateKey = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Made once: deriving the key costs about as much as a signature.
+        # The key is derived once, because this costs about as much as a signature.
         object.__setattr__(self, "_private", Ed25519PrivateKey.from_private_bytes(self.seed))
 
     @property

@@ -186,7 +186,7 @@ def embedded_ipv4(address: Address) -> Iterator[tuple[str, IPv4Address]]:
 
 
 def unmapped_address(address: Address) -> Address:
-    """Returns the IPv4 address of an IPv4-mapped one, any other address unchanged.
+    """Returns the IPv4 address inside an IPv4-mapped address, and any other address unchanged.
 
     The kernel connects both to the same host.
     """

@@ -57,7 +57,8 @@ class AttemptRunner:
         headers = {**delivery.headers, **_trace_headers(delivery), **signature}
         result = await self._sender.send(delivery.callback_url, headers, delivery.payload)
         answer = result.answer
-        # The sender hides a location that repeats a header's value. It does not know the secret, so that is done here.
+        # The sender hides a location that repeats a header's value. It does not know the secret, so a location that
+        # repeats the secret is hidden here.
         secrets = [delivery.secret] if delivery.secret else []
         if isinstance(answer, Answered) and answer.location and repeats_secret(answer.location, secrets):
             result = replace(result, answer=replace(answer, location=None))

@@ -118,7 +118,7 @@ class Deliverer:
         now, wall = self._clock(), self._store.now()
         unused: list[PendingDelivery] = []
         for delivery in deliveries:
-            # The claim is as old as the event. Its commit may have taken up to the limit of a call of the store, so the
+            # The claim is as old as the event. The commit may have taken up to the time limit of the store, so the
             # claim counts as at least that old.
             age = max(CALL_TIMEOUT_SECONDS, wall - delivery.created_at)
             claimed = ClaimedDelivery(delivery, now - age + self._store.delivery_lease_seconds - self._needed_seconds)
@@ -205,7 +205,7 @@ class Deliverer:
                 self._writer.renewed(delivery.id)
 
     def _is_recorded(self, known: ClaimedDelivery, claimed_again: PendingDelivery) -> bool:
-        """Whether the known attempt is recorded already, and only the store's answer was lost. It must count once."""
+        """Whether the known attempt is recorded, and only the store's answer was lost. Then it must not count again."""
         return claimed_again.attempts > known.delivery.attempts and self._writer.renewed(known.delivery.id)
 
     def _holds(self, delivery: PendingDelivery) -> bool:

@@ -1,4 +1,4 @@
-"""The queues of all hosts: which may start an attempt, how many deliveries wait in memory, how many to claim. Pure.
+"""The queues of all hosts: which host may start an attempt, and how many deliveries wait or are claimed. Pure.
 
 The next attempt goes to the host whose last attempt is the oldest, among the hosts that may start one.
 `core/fairness.py` decides how many attempts and waiting deliveries a host may have.

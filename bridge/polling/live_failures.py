@@ -1,4 +1,4 @@
-"""Failures that only live answers reported. Sets the unconfirmed failure of a task, and logs each change once."""
+"""Sets the unconfirmed failure of a task, which only live answers reported, and logs each change once."""
 
 from bridge.core.model import Observation, TaskRecord, TaskStatus
 from bridge.core.watch import confirm_failure

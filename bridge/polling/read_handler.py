@@ -63,7 +63,7 @@ class ReadHandler:
             self._to_check.add(task)
 
     def check_closed_after_batch(self, tasks: Sequence[PolledTask]) -> None:
-        """Ask the store about the tasks of a batch with a watch that was cancelled during the batch."""
+        """Ask the store which tasks of a batch have closed, if one of their watches was cancelled meanwhile."""
         for task in self._to_check.intersection(tasks):
             if task.phase in _WAITING:
                 self._to_check.discard(task)

@@ -282,16 +282,17 @@ class PollSchedule:
             self._choose_probe(credential)
 
     def schedule_evenly(self, tasks: list[PolledTask]) -> None:
-        """Make tasks due evenly over one interval. A task's interval is the one that its backoff has reached.
+        """Make tasks due evenly over one interval. A task's interval is the delay that its backoff has reached.
 
-        With 5 s for all tasks, tasks with an interval of 15 s would be polled in bursts.
+        If all tasks were spread over 5 s, tasks with an interval of 15 s would be polled in bursts.
         """
         now = self._clock()
         groups: dict[float, list[PolledTask]] = defaultdict(list)
         for task in tasks:
             groups[self._interval(task)].append(task)
-        # Each interval is a group. Tasks come in the order of their age, and so do their intervals. In one group, the
-        # last tasks of a longer interval would be due together with the first of a shorter one, at twice the rate.
+        # Tasks with the same interval are a group. Tasks come in the order of their age, and so do their intervals. In
+        # one group, the last tasks of a longer interval would be due together with the first of a shorter one, at twice
+        # the rate.
         for interval, group in groups.items():
             for place, task in enumerate(group):
                 self.schedule_at(task, now + (place + self._random()) / len(group) * interval)

@@ -34,7 +34,7 @@ from bridge.polling.shared import NO_CLASS, TaskClass
 from bridge.polling.task_queue import TaskQueue
 from bridge.store.records import TaskView
 
-_MANY_STEPS = 250  # the delay of every schedule is at its maximum then; integers up to 256 take no memory
+_MANY_STEPS = 250  # with so many, the delay of every schedule is at its maximum; integers up to 256 take no memory
 
 
 class Phase(Enum):
@@ -274,7 +274,7 @@ class Credential:
         self.class_name = class_by_credential(name)  # the class of its tasks for which no model is known
         self.configured = configured
         self.health = CredentialHealth()
-        self.blocked = False  # a copy of `health.blocked`, which would be slow: it is read three times a poll
+        self.blocked = False  # a copy of `health.blocked`, because the property is slow and is read three times a poll
         self.accepted = False  # whether amux has sent any record with this key since the start
         self.waiting: dict[PolledTask, None] = {}  # in the order of arrival; a dict, to remove a task in O(1)
         self.probe: PolledTask | None = None

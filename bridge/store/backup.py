@@ -29,7 +29,8 @@ def back_up(path: Path, target: Path, *, with_key: bool, overwrite: bool) -> Pat
 
     Returns the path of the key file's copy. It is None if `with_key` is false (the keys are in the settings), or if
     there is no key file. Both copies have the mode 0600 and appear only when they are complete, the key first. They are
-    on the disk when this returns. Raises BackupFailed and BadSetting.
+    on the disk when this returns. Raises BackupFailed, or BadSetting if the key file cannot be read or others may read
+    it.
     """
     _check_target(path, target, overwrite=overwrite)
     key, key_file = read_key_file(path.with_name(KEY_FILE)) if with_key else "", target.with_name(KEY_FILE)

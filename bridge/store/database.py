@@ -39,7 +39,7 @@ class ReadInterrupted(Exception):
 
 
 class ReadLimit:
-    """The limit of a read that may take long: `seconds` from now by `clock`, or earlier, when a thread calls `stop`."""
+    """The time limit of a long read: `seconds` from now by `clock`, or earlier if a thread calls `stop`."""
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -82,7 +82,7 @@ class Database:
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
         """Call `function` in one transaction and commit."""
-        self.check()  # before a connection is made: it would write to a file that has taken the database's place
+        self.check()  # first, because a new connection would write to a file that has taken the database's place
         with self._writing.connect() as connection, connection.begin():
             result = function(connection)
             self.check()

@@ -286,7 +286,7 @@ class ReceiverCalls:
     async def resume(self, name: str, by: Actor) -> Sequence[Notice] | None:
         """Resume a receiver; returns the notices about it, None if it was not paused.
 
-        Call `spread` then, until it returns False.
+        Afterwards call `spread` until it returns False.
         """
         return await self._writer.run(resume, name, by, self._database.now(), self._notices.settings)
 

@@ -22,7 +22,7 @@ from sqlalchemy.sql import ColumnElement
 
 metadata = MetaData()
 
-# Literals, not parameters: a statement uses a partial index only if it contains the index's condition literally.
+# Literals, not parameters: a database uses a partial index only for a statement with the index's literal condition.
 IS_ACTIVE = text("watches.state = 'active'")
 IS_UNSETTLED = text("watches.state <> 'settled'")
 IS_DEAD = text("deliveries.state = 'dead'")

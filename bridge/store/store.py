@@ -1,8 +1,9 @@
 """The store as other folders use it. Each call is one durable unit of work, off the event loop.
 
-Every call raises StoreUnavailable when the database does not answer within 4 s. The caller then does not know whether
-the write succeeded. A call that writes under a claim (a replica's epoch, a delivery's lease) checks the claim in the
-same transaction. If the claim is lost, the call writes nothing; it raises LostClaim or has an empty result.
+Every call raises StoreUnavailable when the database does not answer within 4 s (`own_tasks`: 60 s). The caller then
+does not know whether the write succeeded. A call that writes under a claim (a replica's epoch, a delivery's lease)
+checks the claim in the same transaction. If the claim is lost, the call writes nothing; it raises LostClaim or has an
+empty result.
 """
 
 import asyncio
@@ -209,7 +210,7 @@ class Store:
         return await self._reader.run(queries.overdue, self.replica, self.now(), after, limit)
 
     async def record_status(self, change: StatusChange, *, linger: bool = False) -> Changed:
-        """Write a task's new status and its status events. With `linger` it waits up to 0.1 s. Raises LostClaim."""
+        """Write a task's new status and its status events. With `linger` it may wait 0.1 s longer. Raises LostClaim."""
         return await self._change_task(settlement.record_statuses, change, linger=linger)
 
     async def settle(self, ended: Settlement) -> Changed:

@@ -113,7 +113,7 @@ def has_delivery(state: DeliveryState | None) -> Condition:
     """
     of_watch = select(deliveries.c.watch_id)
     match state:
-        case DeliveryState.PENDING:  # exactly those in the outbox
+        case DeliveryState.PENDING:  # these are exactly the deliveries in the outbox
             return watches.c.id.in_(of_watch.join(outbox, deliveries.c.id == unindexed(outbox.c.id)))
         case DeliveryState.DEAD:
             return watches.c.id.in_(of_watch.where(IS_DEAD))
