@@ -8,13 +8,23 @@ from bridge.core.model import (
     Observation,
     Outcome,
     Problem,
+    RefusalCounts,
+    TaskNotFound,
     TaskRecord,
     TaskSnapshot,
     TaskStatus,
     TransientError,
     Watch,
 )
-from bridge.core.watch import PollResult, UnconfirmedFailure, ending_of, snapshot_after, timeout_ending
+from bridge.core.watch import (
+    NOT_FOUND_GRACE,
+    NOT_FOUND_IN_A_ROW,
+    PollResult,
+    UnconfirmedFailure,
+    ending_of,
+    snapshot_after,
+    timeout_ending,
+)
 
 BEGAN = 1_000.0
 BUSY = Problem(429, "vendor is busy")
@@ -50,3 +60,21 @@ def test_a_watch_that_times_out_shows_the_error_of_the_last_poll() -> None:
     watch = Watch("wat_1", "app", "task_1", "", frozenset(), b"null", BEGAN, BEGAN + 90.0, 90.0)
     result = PollResult(TaskSnapshot(TaskStatus.QUEUED), NO_REFUSALS, None, BUSY)
     assert ending_of(result, watch, BEGAN + 90.0, BEGAN + 91.0) == timeout_ending(result.task, BUSY, 90.0)
+
+
+@pytest.mark.parametrize(
+    ("refusals", "age", "outcome"),
+    [
+        (NOT_FOUND_IN_A_ROW - 1, NOT_FOUND_GRACE, None),
+        (NOT_FOUND_IN_A_ROW, NOT_FOUND_GRACE - 0.1, None),  # amux may not have written the row of a new task yet
+        (NOT_FOUND_IN_A_ROW, NOT_FOUND_GRACE, Outcome.UNAVAILABLE),
+    ],
+)
+def test_a_task_that_is_not_found_ends_a_watch_after_enough_polls_and_the_grace_time(
+    refusals: int, age: float, outcome: Outcome | None
+) -> None:
+    """The age of the watch counts at the end of the poll, and its deadline at the begin."""
+    watch = Watch("wat_1", "app", "task_1", "", frozenset(), b"null", BEGAN, BEGAN + 90.0, 90.0)
+    result = PollResult(UNSEEN, RefusalCounts(not_found=refusals), TaskNotFound("no such task"))
+    ending = ending_of(result, watch, BEGAN, BEGAN + age)
+    assert (None if ending is None else ending.outcome) is outcome
