@@ -1,4 +1,4 @@
-"""One attempt: what is sent, what an answer means, and what is stored of it."""
+"""One attempt: what is sent, what an answer means, and what is stored."""
 
 import json
 import logging

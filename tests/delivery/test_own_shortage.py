@@ -1,4 +1,4 @@
-"""The bridge has no file descriptor for a connection: the receiver is not blamed, and no attempt is used up."""
+"""The bridge has no file descriptor for a connection: the receiver has no failure, and no attempt is used up."""
 
 import asyncio
 import errno

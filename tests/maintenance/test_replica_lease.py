@@ -63,7 +63,7 @@ async def test_a_task_that_comes_in_while_the_lease_is_lost_is_dropped(replicas:
     lease, work = lease_of(replicas[0], now)
     now[0] += LEASE_SECONDS
     lease.check_expiry()
-    work.tasks.append("tsk_late")  # its commit was answered late
+    work.tasks.append("tsk_late")  # as if the answer to its commit came late
     lease.check_expiry()
     assert work.tasks == []
 
@@ -103,7 +103,7 @@ async def test_a_registration_that_is_answered_after_rejoining_is_not_polled(
 
     async def answered_late(*arguments: Any, **options: Any) -> Any:
         results = await real(*arguments, **options)
-        monkeypatch.setattr(one._writer, "run_all", real)  # to rejoin is a write too
+        monkeypatch.setattr(one._writer, "run_all", real)  # because `rejoin` is a write too
         await one.rejoin()
         return results
 

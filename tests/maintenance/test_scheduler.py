@@ -54,7 +54,7 @@ def test_an_interval_is_asked_for_before_each_run() -> None:
 
 
 async def test_a_job_runs_by_the_given_clock() -> None:
-    """By the system's own clock, a run in 2100 would be decades away."""
+    """A run in 2100 would be decades away by the system's own clock."""
     ran = asyncio.Event()
 
     async def job() -> None:

@@ -1,4 +1,4 @@
-"""Live tasks where there is a batch lane: they end by single reads."""
+"""Live tasks where there is a batch lane: single reads end them. A batch can only confirm a live failure."""
 
 import logging
 from dataclasses import replace

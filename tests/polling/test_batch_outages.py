@@ -120,7 +120,7 @@ async def test_while_the_route_fails_tasks_are_read_singly_and_it_is_logged_once
     log = bench.poller._lanes._log  # type: ignore[union-attr]
     log._calm_seconds = inf
     await bench.batched(*ids)
-    bench.amux.batch = lambda _ids: answer  # it fails again soon: this is the same outage
+    bench.amux.batch = lambda _ids: answer  # the route fails again soon, which is the same outage
     await bench.polled(*ids, more=3)
     bench.amux.batch = lambda ids: rows(*map(row, ids))
     await bench.batched(*ids, more=3)

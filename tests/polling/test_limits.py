@@ -92,7 +92,7 @@ async def test_one_probe_at_a_time_asks_whether_the_store_answers_again(
     poller = harness.poller()
     task_id = harness.sandbox.create_task(RUNNING)
     watch = await harness.register(task_id, poller)
-    await harness.sandbox.polled(task_id, 2)  # by then the first status is written, so only the end can be refused
+    await harness.sandbox.polled(task_id, 2)  # now the first status is written, so only the end can be refused
     repair = harness.break_store()
     harness.sandbox.change(task_id, DONE)
     await harness.until(lambda: (live := poller.live(watch.view.task.row)) is not None and _ended(live.snapshot.status))

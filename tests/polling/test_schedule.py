@@ -1,4 +1,4 @@
-"""Which task is polled next: the longest due first, spread evenly after a pause."""
+"""Which task is polled next: the task that is due for the longest time. After a pause, polls are spread evenly."""
 
 import asyncio
 from collections import Counter

@@ -32,7 +32,7 @@ class VirtualAmux:
     batches: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     """When each batch came, and its ids."""
     batch_answer: BatchObservation | None = None
-    """What every batch is answered with; None: the records of its tasks."""
+    """The answer to every batch. None: the records of the batch's tasks."""
 
     async def read_many(self, ids: Sequence[str], _key: str) -> BatchObservation:
         self.batches.append((self.now, tuple(ids)))

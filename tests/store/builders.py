@@ -248,7 +248,7 @@ def rows(store: Store, statement: str, **parameters: Any) -> list[Any]:
 
 
 def execute(store: Store, statement: str, **parameters: Any) -> int:
-    """Write with SQL, as another process would; returns how many rows."""
+    """Write with SQL, as another process would. Returns how many rows were changed."""
     return int(store._database.transaction(lambda connection: connection.execute(text(statement), parameters).rowcount))
 
 

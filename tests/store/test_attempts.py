@@ -169,7 +169,7 @@ async def test_a_retry_requested_during_an_attempt_is_a_new_attempt_after_it(
         await record_attempt(store, attempt_result(store, one, retry_at(store.now() - 1)))
         [one] = await store.claim({HOST: 1}, MINUTE)
     await store.retry(one.id, "app")
-    assert await store.claim({HOST: 1}, MINUTE) == []  # not before the attempt has ended
+    assert await store.claim({HOST: 1}, MINUTE) == []  # no claim before the attempt has ended
     now = store.now()
     error = None if verdict == DELIVERED else SERVER_ERROR
     assert await record_attempt(store, attempt_result(store, one, verdict, at=now)) == RetryAt(now, error)
@@ -241,7 +241,7 @@ async def test_pending_and_delivered_deliveries_are_not_retried_with_the_dead_on
 
 
 async def test_superseded_status_events_do_not_count_as_dead_deliveries(store: Store) -> None:
-    """The watch has ended since, so the event would be wrong."""
+    """The watch has ended since then, so a late status event would be wrong."""
     registered = await register_watch(store, events=ALL_EVENTS)
     [status] = (await record_status(store, registered)).claimed
     await store.cancel(registered.watch.id, None)

@@ -1,4 +1,4 @@
-"""The audit trail: who cancelled, resent, paused and resumed, read with the watch and deleted with it."""
+"""The audit trail: who cancelled, resent, paused and resumed. It is read with the watch and deleted with it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The histories of classes in the store: added up over replicas, limited in number, forgotten after a month."""
+"""The histories of classes in the store: added up over replicas, limited in number, deleted after a month."""
 
 from dataclasses import replace
 

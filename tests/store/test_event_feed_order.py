@@ -56,7 +56,7 @@ async def test_an_event_that_commits_late_comes_after_those_that_were_read_befor
         read = await page(quick)
         assert len(read.payloads) == 1
         assert (await page(quick, after=read.end)).payloads == ()
-    assert (await page(quick, after=read.end)).payloads == ()  # committed, and not numbered yet
+    assert (await page(quick, after=read.end)).payloads == ()  # the late event is committed, and not numbered yet
     await number_all(quick)
     late = await page(quick, after=read.end)
     assert [orjson.loads(payload)["data"]["watch_id"] for payload in late.payloads] == [first.watch.id]

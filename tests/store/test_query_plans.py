@@ -181,7 +181,7 @@ async def test_tasks_without_an_owner_are_found_by_their_own_index(sqlite_store:
 
 
 async def test_the_watches_near_their_deadline_are_counted_without_the_table(sqlite_store: Store) -> None:
-    """The count runs every 15 s. A million rows in random order would take seconds of a core."""
+    """The count runs every 15 s. To read a million rows in random order would take seconds of CPU time."""
     seen: list[str] = []
     database = sqlite_store._database
 

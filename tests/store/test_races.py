@@ -125,7 +125,7 @@ async def test_a_watch_registered_while_the_last_one_is_cancelled_opens_another_
 
 
 async def test_a_delivery_recorded_while_its_watch_ends_is_not_superseded(replicas: list[Store]) -> None:
-    """Recording the attempt locks the outbox row; the settlement waits for it and then finds nothing pending."""
+    """Recording the attempt locks the outbox row. The settlement waits for this lock and then finds nothing pending."""
     one, two = replicas
     registered = await register_watch(one, events=ALL_EVENTS)
     await two.release((await record_status(one, registered)).claimed)  # due by the clock of the replica that claims it
@@ -314,7 +314,7 @@ async def test_cancelling_at_four_replicas_at_once_ends_each_watch_once(four_rep
 
 
 async def test_hosts_that_fail_at_one_replica_and_answer_at_another_do_not_deadlock(replicas: list[Store]) -> None:
-    """PostgreSQL detects a deadlock after a second, in which nothing would be sent."""
+    """PostgreSQL needs a second to detect a deadlock, and nothing would be sent in this second."""
     one, two = replicas
     lost = replace(await due_delivery(one), lease="lost")
 

@@ -235,7 +235,7 @@ async def test_a_dead_replica_gets_no_new_task(replicas: list[Store]) -> None:
 
 
 async def test_a_task_given_to_a_replica_that_is_leaving_is_not_lost(replicas: list[Store]) -> None:
-    """The chosen owner leaves between the choice and the commit: it gives the task up, or the choice fails."""
+    """The chosen owner leaves between the choice and the commit. Either it releases the task, or the choice fails."""
     one, two = replicas
     await one.renew(1_000)
     new = new_watch(one)

@@ -202,7 +202,7 @@ async def test_an_event_that_cannot_be_built_does_not_affect_the_others(store: S
 
 
 async def test_a_watch_settles_although_its_secret_does_not_decrypt(store: Store) -> None:
-    """The bytes may be damaged. The watch still ends, and its delivery waits unclaimed."""
+    """The secret's bytes may be damaged. The watch still ends, and its delivery waits unclaimed."""
     bad = await register_watch(store, task_id="shared", secret="whsec_own")
     good = await register_watch(store, task_id="shared", app="other")
     execute(store, "UPDATE watches SET secret = :noise WHERE id = :id", noise=b"noise", id=bad.watch.id)

@@ -78,7 +78,7 @@ FORBIDDEN = {
 
 
 class Clock:
-    """Unix seconds that the test sets."""
+    """A clock in Unix seconds that the test sets."""
 
     def __init__(self) -> None:
         self.at = T0
@@ -287,7 +287,7 @@ def machine(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
 
 
 def run(machine: Any, examples: int, steps: int) -> None:
-    # A step takes 10 ms and more; its time is not what is tested.
+    # A step takes 10 ms and more. The tests do not limit this time.
     options = settings(
         max_examples=examples,
         stateful_step_count=steps,

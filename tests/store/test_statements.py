@@ -1,4 +1,4 @@
-"""How many statements a watch takes, from registration to delivery, by PostgreSQL's own log."""
+"""How many statements a watch takes, from registration to delivery, as PostgreSQL's own log shows."""
 
 import re
 from collections.abc import AsyncIterator, Callable
@@ -145,7 +145,7 @@ async def test_adopting_reads_the_unowned_tasks_and_not_every_open_one(store: St
     """The plan must not depend on statistics: they may be from a time when no task had an owner."""
     execute(store, OWNED, owner=None)
     execute(store, "ANALYZE tasks")
-    execute(store, "TRUNCATE tasks")  # this keeps the statistics
+    execute(store, "TRUNCATE tasks")  # TRUNCATE keeps the statistics
     execute(store, OWNED, owner="rep_elsewhere")
     one = await register_watch(store)
     execute(store, "UPDATE tasks SET owner = NULL WHERE id = :id", id=one.view.task.row)

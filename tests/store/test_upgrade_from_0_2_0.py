@@ -1,4 +1,4 @@
-"""The schema of version 0.2.0: today's tables have all of it, and a database file of that version is upgraded in place.
+"""The schema of version 0.2.0: today's tables have all its columns, and a file of that version is upgraded in place.
 
 `schema/` holds what version 0.2.0 made: its DDL for both databases, and the dump of an SQLite file with rows.
 """

@@ -84,7 +84,7 @@ async def test_the_events_of_a_replica_that_died_are_numbered_by_another_one(rep
     assert (await page(other)).payloads == ()
     notifier = ChangeNotifier(other.feed)
     numbering = EventNumbering(other.feed, notifier)
-    await numbering.number_committed()  # what the job does
+    await numbering.number_committed()  # as the job does
     assert len((await page(other)).payloads) == 1
     await numbering.close()
 
