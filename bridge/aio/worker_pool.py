@@ -81,7 +81,7 @@ class WorkerPool(Generic[Item]):
                 means="the task or delivery of this worker may wait until the bridge restarts; other work continues",
             )
         if not self._closing:
-            self.wake()  # an item may wait, because this worker counted until now
+            self.wake()  # an item may wait for a worker, because this one counted as running until now
 
     async def _run(self, item: Item | None) -> None:
         loop = asyncio.get_running_loop()

@@ -32,17 +32,16 @@ real server:
   sweep: 0.15 s is its pause, and each task takes a 15th of the pause, or `sweep_task_seconds`.
 - A live task (GEMINI 24, VERTEX 41, DOUBAO 54) answers with form B, and each GET is a vendor request, which
   `sandbox.vendor_requests[task_id]` counts.
-- A failure that a live task only seems to have (`failed`, then `processing`):
-  `vendor_answers=(VendorAnswer.SOFT_FAILURE,)`. Until the next GET amux's own row has FAILURE too, also on the batch
-  route.
-- Form C of a live task, because its vendor does not answer: `VendorAnswer.UNREACHABLE` in `vendor_answers`, or
-  `sandbox.vendor_outage` for all tasks, also in the sweep.
-- A vendor's 429 or 500: `VendorAnswer.ERROR`, in the same places. In the sweep it makes Sora's task fail; Kling's task
-  does not change.
-- A live success that is `processing` later, with its URL: `forget_seconds=60`.
-- amux's own time-out, with the reason in `url`: `amux_timeout_seconds=3600`. A live GET removes it again.
-- A task that stays IN_PROGRESS because its vendor gave it up: Doubao with the outcome `cancelled` or `expired`.
-- A success without a vendor's URL: `url=None`.
+- `vendor_answers=(VendorAnswer.SOFT_FAILURE,)` makes a live task seem to fail: it is `failed`, then `processing`. Until
+  the next GET amux's own row has FAILURE too, also on the batch route.
+- `VendorAnswer.UNREACHABLE` in `vendor_answers` makes a live task answer with form C, as if its vendor did not answer.
+  `sandbox.vendor_outage` does this for all tasks, also in the sweep.
+- `VendorAnswer.ERROR`, in the same places, is a vendor's 429 or 500. In the sweep it makes Sora's task fail. Kling's
+  task does not change.
+- `forget_seconds=60` makes a live success `processing` later, still with its URL.
+- `amux_timeout_seconds=3600` is amux's own time-out, with the reason in `url`. A live GET removes the time-out again.
+- Doubao with the outcome `cancelled` or `expired` stays IN_PROGRESS.
+- `url=None` is a success without a vendor's URL.
 
 The batch route `POST /suno/fetch` returns the records of tasks with a platform. Tasks without a platform have no record
 and are missing, unless `Sandbox(batch=BatchMode.ALL)` is used. FILTERED, NOT_FOUND and HTML are deployments without the

@@ -41,7 +41,7 @@ class Caller:
 
     @property
     def key(self) -> str:
-        """The key that rate limits count by. An operator and an app may have the same name."""
+        """The key that rate limits count by. It has the role, because an operator and an app may have the same name."""
         return f"app {self.name}" if self.app is not None else f"operator {self.name}"
 
     def check_is_operator(self) -> None:

@@ -74,7 +74,7 @@ class _CreateCall:
 
 
 async def create(request: web.Request, caller: Caller) -> web.Response:
-    """Answers `POST /v1/videos` and `POST /v1/video/generations`. When amux is asked, the call runs to its end."""
+    """Answers `POST /v1/videos` and `POST /v1/video/generations`. A disconnect does not stop the call of amux."""
     context, app = request.app[CONTEXT], caller.require_app(_ACTION)
     context.check_not_draining()
     with _errors_name_headers():
@@ -238,7 +238,11 @@ async def _read_body(request: web.Request) -> tuple[dict[str, str], bytes | Uplo
 
 
 async def _create_and_watch(context: AppContext, call: _CreateCall) -> tuple[WholeAnswer, dict[str, str]]:
-    """Asks amux and watches the task that it created. Returns amux's answer and the X-Watch header."""
+    """Asks amux, and registers a watch on the task that amux created.
+
+    Returns amux's answer, and the header X-Watch-Id or X-Watch-Error. Without a watch request, and for an error of
+    amux, there is no such header.
+    """
     answer = await context.proxy.create(call.path, call.key, call.headers, call.body)
     if call.watch_request is None or call.target is None or not 200 <= answer.status < 300:
         return answer, {}

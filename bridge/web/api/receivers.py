@@ -1,4 +1,4 @@
-"""The routes of receivers, for operators: list receivers with their figures, pause one, resume one."""
+"""The routes of receivers, for operators: list receivers with their figures, pause a receiver, resume a receiver."""
 
 from typing import Annotated
 
@@ -53,7 +53,7 @@ class ReceiverList(TypedDict):
 
 
 async def list_receivers(request: web.Request, caller: Caller) -> web.Response:
-    """Answers `GET /receivers` with all receivers."""
+    """Answers `GET /receivers` with the receivers and their figures."""
     caller.check_is_operator()
     query_of(request)
     found = await request.app[CONTEXT].receivers.all()

@@ -167,7 +167,7 @@ def searched_back_to(moment: float | None) -> str | None:
 
 
 def _watch_query(parameters: Query, caller: Caller) -> WatchQuery:
-    """Returns the store's query. Raises InvalidRequest."""
+    """Returns the store's query for the parameters and the caller. Raises InvalidRequest."""
     query = WatchQuery(
         limit=int(parameters.read("limit", _limit) or DEFAULT_LIMIT),
         cursor=parameters.read("cursor", lambda text: check_watch_id(text, "cursor")),

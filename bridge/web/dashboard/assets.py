@@ -70,7 +70,7 @@ def document(root: str = "", message: str = "", status: int = 200) -> web.Respon
 
 
 async def index(request: web.Request) -> web.Response:
-    """`GET /`: the document. Its script asks for the session.
+    """Answers `GET /` with the document. The document's script then asks for the session.
 
     A proxy that removes a path prefix sends the prefix in X-Forwarded-Prefix. The page needs it where its own URL is
     `/prefix` without a final slash: relative links would lead to the folder above.
@@ -90,7 +90,10 @@ def redirect(location: str) -> web.Response:
 
 
 async def static(request: web.Request) -> web.Response:
-    """`GET /page/static/{name}`: cached by browsers and revalidated at each use. Raises NotFound."""
+    """Answers `GET /page/static/{name}` with a file. Raises NotFound.
+
+    Browsers cache the file, and ask at each use whether it has changed.
+    """
     query_of(request)
     name = request.match_info["name"]
     file = files().get(name)

@@ -26,7 +26,7 @@ _log = get_logger("dashboard")
 
 
 async def cancel_watches(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/watches/cancel`: cancels the active watches that match; with `dry_run` it counts them."""
+    """Answers `POST /page/watches/cancel`: cancels the active watches that match; with `dry_run` only counts them."""
     bad = bad_parameters(request)
     value = await read_json(request, bad)
     body = BulkRequest.read(value, outside=bad)

@@ -35,13 +35,13 @@ Json = dict[str, Any]
 
 
 async def export_csv(request: web.Request, session: Session) -> web.StreamResponse:
-    """`GET /page/watches.csv`: a line for each watch."""
+    """Answers `GET /page/watches.csv` with a CSV line for each watch."""
     header = _csv_line(COLUMNS)
     return await _export(request, session, "text/csv; charset=utf-8", "csv", header, _csv_of)
 
 
 async def export_json_lines(request: web.Request, session: Session) -> web.StreamResponse:
-    """`GET /page/watches.jsonl`: each watch as in the API, on a line."""
+    """Answers `GET /page/watches.jsonl` with a line of JSON for each watch, in the form of the API."""
     return await _export(request, session, "application/jsonl; charset=utf-8", "jsonl", b"", _json_line_of)
 
 

@@ -24,7 +24,7 @@ _NO_WATCH = ""
 
 
 async def stream(request: web.Request, session: Session) -> web.StreamResponse:
-    """`GET /page/live`. Its query has the table's filters, and `watch`: the id of the open watch."""
+    """Answers `GET /page/live`. The query has the table's filters, and in `watch` the id of the open watch."""
     filters = Query.of(request, (*FILTERS, "watch")).without_empty()
     watch_id = filters.read("watch", lambda text: check_watch_id(text, "watch")) or _NO_WATCH
     table = WatchTable(request.app, filters, session)

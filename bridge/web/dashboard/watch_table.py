@@ -72,7 +72,7 @@ def _one_of(text: str, choices: tuple[str, ...]) -> str:
 
 
 async def read_watches(request: web.Request, session: Session) -> web.Response:
-    """`GET /page/watches`: one page of the table."""
+    """Answers `GET /page/watches` with one page of the table."""
     return json_answer(await WatchTable(request.app, Query.of(request, FILTERS), session).read())
 
 
