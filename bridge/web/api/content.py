@@ -91,7 +91,8 @@ async def _send_file(request: web.Request, view: WatchView, reader: ContentReade
 async def _requested_part(request: web.Request, reader: ContentReader) -> Part | None:
     """Returns the part that a request asks for; None for the whole video. Waits for the length if the range needs it.
 
-    A range is ignored if its bytes are not known while the video is being read. RFC 9110, 14.2 allows this.
+    A range is ignored if its bytes are not known while the video is being read. RFC 9110, 14.2 allows this. Raises
+    RangeNotSatisfiable, or the error of a broken read.
     """
     wanted = requested_range(request) if request.method == hdrs.METH_GET else None
     if wanted is None or not range_still_applies(request.headers.get(hdrs.IF_RANGE), reader.head.entity_tag):

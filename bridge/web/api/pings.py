@@ -25,7 +25,10 @@ _log = get_logger("web")
 
 
 async def ping(request: web.Request, caller: Caller) -> web.Response:
-    """Answers `POST /ping`. The status is 200 for any answer of the receiver, and also if it does not answer."""
+    """Answers `POST /ping`: checks the target and, without `dry_run`, sends a ping.
+
+    The status is 200 for any answer of the receiver, and also if it does not answer.
+    """
     context = request.app[CONTEXT]
     context.check_not_draining()
     bad = bad_parameters(request)
@@ -46,9 +49,9 @@ async def send_ping(
     headers: Mapping[str, str] | None = None,
     secret: str | None = None,
 ) -> PingOutcome:
-    """Sends one ping within the caller's limits. Raises TooManyPings.
+    """Sends one ping within the caller's limits, logs it, and returns its result. Raises TooManyPings.
 
-    `headers` and `secret` are those of a watch; without a secret the configured ones sign.
+    `headers` and `secret` are those of a watch. Without `secret`, the configured secrets sign the ping.
     """
     with context.ping_limits.one(caller.key):
         answer, seconds = await _send(context, callback_url, headers or {}, secret)

@@ -113,9 +113,9 @@ class _Body(BaseModel):
     ) -> Self:
         """Returns the model of a JSON value. Raises InvalidRequest, which names each bad field and repeats no value.
 
-        `others` returns the fields that break rules which the model does not know. It is called only when there are bad
-        fields, so that all are named at once; the service checks a valid model. `outside` are the bad parts of the
-        request that are not in its body.
+        `outside` are the bad parts of the request that are not in its body. `others` returns the fields that break
+        rules of the service. It is called only if something else is bad, so that one error names all bad fields. If
+        nothing is bad, the service checks its rules itself.
         """
         fields = list(outside)
         try:
@@ -198,7 +198,7 @@ class WatchRequestBody(_Body):
     def watch_request(
         self, app: str, idempotency: Idempotency | None = None, trace: TraceContext | None = None
     ) -> WatchRequest:
-        """Returns the request as `RegistrationService` takes it."""
+        """Returns the request in the form that `RegistrationService` takes."""
         return WatchRequest(
             app,
             self.task_id,

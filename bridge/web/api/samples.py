@@ -62,7 +62,10 @@ def recorded() -> Examples:
 
 
 def samples_of(request: Request, url: str, *, open_to_all: bool) -> list[Mapping[str, str]]:
-    """Returns a request in the form of OpenAPI's extension `x-codeSamples`. `url` is the bridge's URL, "/" if local."""
+    """Returns a request in the form of OpenAPI's extension `x-codeSamples`.
+
+    `url` is the bridge's public URL, or "/" if it has none. With `open_to_all`, the samples send no token.
+    """
     base = LOCAL if url == "/" else url.rstrip("/")
     caller = None if open_to_all else request["caller"]
     return [
