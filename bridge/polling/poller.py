@@ -243,14 +243,18 @@ class Poller:
             observation = TransientError("internal_error", f"the poll failed in the bridge: {type(error).__name__}")
         now = self._clock()
         self._metrics.count(observation, started - task.due, now - started)
-        if task.phase is Phase.POLLING:  # not dropped meanwhile
-            if type(observation) is TaskRecord:
-                credential.accepted = True
-            task.polls += 1
-            task.steps += 1
+        if task.phase is not Phase.POLLING:
+            return  # it was dropped meanwhile
+        if type(observation) is TaskRecord:
+            credential.accepted = True
+        task.polls += 1
+        task.steps += 1
+        try:
             if self._lanes is not None:
                 self._lanes.learn(task, observation)
             self._handler.handle(task, observation, started, now)
+        except Exception as error:  # noqa: BLE001  a task that stayed in phase POLLING would never be polled again
+            self._handler.handle_error(task, error, now)
 
     async def _read_batch(self, batch: Batch) -> None:
         """Read the tasks of a batch with one request."""

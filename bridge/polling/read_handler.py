@@ -173,15 +173,19 @@ class ReadHandler:
             try:
                 self.handle(task, result.record, batch.began, now, due)
             except Exception as error:  # noqa: BLE001  a bug costs one read, never the others of the batch
-                _log.event(
-                    "poll_failed",
-                    level=logging.ERROR,
-                    trace=error,
-                    task_id=task.task_id,
-                    means="an unexpected error in the bridge; the task is polled again later",
-                )
-                if task.phase is Phase.POLLING:
-                    self._schedule.schedule_at(task, now + self._policy.max_interval)
+                self.handle_error(task, error, now)
+
+    def handle_error(self, task: PolledTask, error: Exception, now: float) -> None:
+        """Log an unexpected error while a result was handled, and poll the task again later."""
+        _log.event(
+            "poll_failed",
+            level=logging.ERROR,
+            trace=error,
+            task_id=task.task_id,
+            means="an unexpected error in the bridge; the task is polled again later",
+        )
+        if task.phase is Phase.POLLING:
+            self._schedule.schedule_at(task, now + self._policy.max_interval)
 
     def _note(self, task: PolledTask, observation: Observation, now: float) -> None:
         task.note(observation, now)

@@ -144,7 +144,7 @@ async def test_a_batch_that_fails_inside_the_bridge_costs_no_task(
     assert set((await bench.outcomes()).values()) == {Outcome.COMPLETED}
 
 
-async def test_an_answer_that_is_too_long_is_asked_for_in_halves(batch_harness: Harness) -> None:
+async def test_an_answer_of_two_mebibytes_is_read(batch_harness: Harness) -> None:
     sandbox = batch_harness.sandbox
     sandbox.batch_fault = Fault(FaultKind.HUGE_BODY, times=None)
     poller = batch_harness.poller(QUICK, batch=BATCH)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
@@ -292,3 +293,22 @@ async def test_draining_lets_a_poll_end_and_writes_its_result(harness: Harness) 
     await poller.drain(5)
     assert await harness.outcome(watch) is Outcome.COMPLETED
     assert harness.event_types(watch) == ["video.completed"]
+
+
+async def test_an_error_of_the_bridge_while_it_handles_an_answer_costs_one_poll(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    task_id = harness.sandbox.create_task(DONE)
+    poller = harness.poller()
+    handle, failures = poller._handler.handle, iter([ValueError("a bug")])
+
+    def fail_once(*arguments: Any) -> None:
+        for error in failures:
+            raise error
+        handle(*arguments)
+
+    monkeypatch.setattr(poller._handler, "handle", fail_once)
+    watch = await harness.register(task_id, poller)
+    await harness.until(lambda: poller.owned == 0)
+    assert await harness.outcome(watch) is Outcome.COMPLETED
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == ["poll_failed"]
