@@ -1,4 +1,7 @@
-"""The errors of commands, and the exit codes. An error is one sentence on stderr and an exit code for scripts."""
+"""The errors of commands, and the exit codes; 130 and 143 are in `main.py`.
+
+An error is one sentence on stderr and an exit code for scripts.
+"""
 
 import sys
 from typing import Final

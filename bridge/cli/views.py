@@ -38,7 +38,10 @@ def print_pairs(terminal: Terminal, pairs: Sequence[Pair]) -> None:
 
 
 def watch_pairs(watch: Json) -> Iterator[Pair]:
-    """Yields the pairs of a watch. The query of the callback URL is not shown, because it may contain a secret."""
+    """Yields what is shown of a watch, as pairs of a name and a line.
+
+    The query of the callback URL is not shown, because it may contain a secret.
+    """
     word, task = status(watch), watch["task"]
     yield "watch", [watch["id"], "  ", (word, STYLES.get(word, "accent")), f"  (app {printable(watch['app'])})"]
     yield "task", [printable(watch["task_id"]), f"  {_task_in_short(task)}"]

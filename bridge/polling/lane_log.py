@@ -79,12 +79,13 @@ class LaneLog:
         if now - outage.worked_from >= self._calm_seconds:
             self._end_outage(name)
 
-    def live_platform(self, platform: str) -> None:
-        """Log that a platform is live. For the platforms 24, 41 and 54 this is known and not logged."""
+    def live_platform(self, platform: str, credential: str) -> None:
+        """Log that a platform is live for a credential. For platforms 24, 41 and 54 this is known and not logged."""
         _log.event(
             "live_platform",
             platform=platform or None,
-            means="amux asks the vendor at each read, so each task of this platform is read with its own request",
+            credential=credential,
+            means="amux asks the vendor at each read: each task of this platform with this key is read alone",
         )
 
     def forget(self, lane_name: str) -> None:

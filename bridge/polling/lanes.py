@@ -207,7 +207,7 @@ class BatchLanes:
                 platform = ""  # records without a platform are of one platform
             if platform is not None and platform not in lane.platforms.live:
                 lane.platforms = lane.platforms.with_live(platform)
-                self._log.live_platform(platform)
+                self._log.live_platform(platform, task.credential.name)
             if task.reading is not Reading.MISSING:
                 task.reading = Reading.LIVE
         elif task.reading is Reading.TEST:

@@ -84,7 +84,7 @@ _APPS_PENDING = select(_some_pending.c.app).distinct().order_by(_some_pending.c.
 
 
 def of_receiver(connection: Connection, notice: Notice) -> Notice:
-    """Returns the notice, completed with the number of the receiver's pending deliveries and with their apps."""
+    """Returns the notice, with the number of the receiver's pending deliveries and the apps of up to 1,000."""
     parameters = {"a_host": notice.receiver}
     apps = tuple(connection.execute(_APPS_PENDING, parameters).scalars())
     return replace(notice, count=connection.execute(_PENDING, parameters).scalar_one(), apps=apps)

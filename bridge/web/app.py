@@ -125,7 +125,7 @@ def _problem_response(request: web.Request, error: Exception) -> web.StreamRespo
             trace=error,
             method=shown(request.method),
             route=path,
-            means="the caller got 500",
+            means="the caller got 500, or an incomplete answer if the answer had begun",
         )
     return secured(problem_answer(known, for_sdk=request.path.startswith(_AMUX_PREFIX)))
 

@@ -1,4 +1,7 @@
-"""Malformed and random requests cause no 5xx and no traceback in the log. Every refusal is a problem."""
+"""Malformed and random requests cause no 5xx and no traceback in the log.
+
+Every refusal is a problem document (RFC 9457).
+"""
 
 import asyncio
 import io

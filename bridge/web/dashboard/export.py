@@ -5,6 +5,7 @@ Callback URLs and video URLs are written without their query, because it can con
 
 import csv
 import io
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -13,6 +14,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from bridge.core.csv_cells import safe_cell
+from bridge.core.errors import BridgeError
 from bridge.store.records import WatchQuery, WatchView
 from bridge.telemetry import get_logger, rfc3339, without_query
 from bridge.web.api.serializers import watch_json
@@ -65,12 +67,20 @@ async def _export(  # noqa: PLR0913, PLR0917  the parts of a format
     if request.method == hdrs.METH_HEAD:
         return response
     count = 0
-    await response.write(head)
-    async for views in _pages(request.app, query, found, by.key):
-        count += len(views)
-        await response.write(b"".join(line(_without_queries(watch_json(view, live))) for view in views))
-    await response.write_eof()
-    _log.event("exported", count=count, by=by.name, role=by.actor.role)
+    try:
+        await response.write(head)
+        async for views in _pages(request.app, query, found, by.key):
+            count += len(views)
+            await response.write(b"".join(line(_without_queries(watch_json(view, live))) for view in views))
+        await response.write_eof()
+    except BridgeError as error:
+        means = "the operator gets an incomplete file and sees that the connection broke"
+        _log.event("export_aborted", level=logging.WARNING, reason=str(error), means=means)
+        # The status is already sent: only an aborted connection can show that the body is incomplete.
+        if request.transport is not None:
+            request.transport.abort()
+    finally:  # an operator has the watches of a download that broke off, too
+        _log.event("watches_exported", count=count, by=by.name, role=by.actor.role)
     return response
 
 
