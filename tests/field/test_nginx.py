@@ -72,7 +72,7 @@ async def test_below_a_path_with_a_foreign_host_everything_works(folder: Path, e
                 assert (await bridge.ask("HEAD", "/healthz")).status == 200
                 slash = await bridge.ask("GET", "/watch/")
                 assert (slash.status, slash.json["code"]) == (404, "not_found")
-                assert "no slash" in slash.json["detail"]
+                assert "remove the slash" in slash.json["detail"]
             assert direct.url.endswith(f":{port}")
             await running.stop()
 
