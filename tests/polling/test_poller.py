@@ -152,6 +152,19 @@ async def test_each_status_event_is_sent_once_and_only_to_watches_that_asked_for
     assert harness.event_types(late) == ["video.in_progress", "video.completed"]
 
 
+async def test_a_watch_that_is_registered_during_the_write_of_the_status_gets_its_status_event(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = harness.poller()
+    held = hold_status_writes(harness.store, monkeypatch)
+    task_id = harness.sandbox.create_task(RUNNING)
+    await harness.register(task_id, poller)
+    await held.written.wait()  # the status is stored, and the poller does not know it yet
+    late = await harness.register(task_id, poller, events=STATUS_EVENTS)
+    held.gate.set()
+    await harness.until(lambda: harness.event_types(late) == ["video.in_progress"])
+
+
 async def test_a_status_is_written_when_it_changes_and_not_after_each_poll(harness: Harness) -> None:
     poller = harness.poller()
     task_id = harness.sandbox.create_task(RUNNING)
