@@ -83,7 +83,7 @@ MUTATIONS = (
     ),
     Mutation(
         "`status_update_due` is cleared after the write",
-        500,
+        700,
         Change(
             "bridge.polling.result_writer",
             "            self._refused.report_success()\n            self._publish(write, changed)\n",
