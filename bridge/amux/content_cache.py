@@ -159,7 +159,7 @@ class ContentCache:
         return opening
 
     def _leave(self, watch_id: str, opening: _Opening) -> None:
-        """Counts a reader or a waiting request that has left. After the last one, closes what nobody needs."""
+        """Counts a reader or a waiting request that has left. After the last one, closes what no reader needs."""
         opening.users -= 1
         if opening.users:
             return

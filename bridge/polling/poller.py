@@ -25,7 +25,7 @@ from bridge.polling.credentials import Credentials
 from bridge.polling.deadlines import Deadlines
 from bridge.polling.lanes import CALM_INTERVALS, Batch, BatchLanes
 from bridge.polling.loading import TaskLoader
-from bridge.polling.read_handler import ReadHandler
+from bridge.polling.read_handler import ReadHandler, log_poll_error
 from bridge.polling.result_writer import (
     ContentUrl,
     DeliveryQueue,
@@ -233,13 +233,7 @@ class Poller:
         try:
             observation = NO_KEY if key is None else await self._client.poll(task.task_id, key)
         except Exception as error:  # noqa: BLE001  a bug costs one poll, never a worker or the task
-            _log.event(
-                "poll_failed",
-                level=logging.ERROR,
-                trace=error,
-                task_id=task.task_id,
-                means="an unexpected error in the bridge; the task is polled again later",
-            )
+            log_poll_error(task, error)
             observation = TransientError("internal_error", f"the poll failed in the bridge: {type(error).__name__}")
         now = self._clock()
         self._metrics.count(observation, started - task.due, now - started)

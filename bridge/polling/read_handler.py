@@ -177,13 +177,7 @@ class ReadHandler:
 
     def handle_error(self, task: PolledTask, error: Exception, now: float) -> None:
         """Log an unexpected error while a result was handled, and poll the task again later."""
-        _log.event(
-            "poll_failed",
-            level=logging.ERROR,
-            trace=error,
-            task_id=task.task_id,
-            means="an unexpected error in the bridge; the task is polled again later",
-        )
+        log_poll_error(task, error)
         if task.phase is Phase.POLLING:
             self._schedule.schedule_at(task, now + self._policy.max_interval)
 
@@ -301,3 +295,14 @@ def _running_as_before(task: PolledTask, record: TaskRecord) -> TaskSnapshot | N
     if progress is None or progress == task.snapshot.progress:
         return task.snapshot
     return with_progress(task.snapshot, progress) if task.task_class.from_record else None
+
+
+def log_poll_error(task: PolledTask, error: Exception) -> None:
+    """Log an unexpected error of the bridge in a poll of a task."""
+    _log.event(
+        "poll_failed",
+        level=logging.ERROR,
+        trace=error,
+        task_id=task.task_id,
+        means="an unexpected error in the bridge; the task is polled again later",
+    )

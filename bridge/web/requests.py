@@ -51,6 +51,15 @@ def secured(response: web.StreamResponse) -> web.StreamResponse:
     return response
 
 
+def abort_connection(request: web.Request) -> None:
+    """Aborts the connection of a response that has begun and cannot be completed.
+
+    The status is already sent: only an aborted connection can show that the body is incomplete.
+    """
+    if request.transport is not None:
+        request.transport.abort()
+
+
 # --- bodies -------------------------------------------------------------------------------------------------------
 
 

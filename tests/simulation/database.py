@@ -149,7 +149,7 @@ class SimulatedDatabase(SqliteDatabase):
         return self.system.running() + self._epoch_offset if self.shared else super().now()
 
     def check(self) -> None:
-        """Do nothing: nobody moves the file here."""
+        """Do nothing: no process moves the file here."""
 
     def synchronize(self) -> None:
         self._refuse()

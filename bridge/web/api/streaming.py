@@ -13,7 +13,7 @@ from bridge.core.errors import BridgeError
 from bridge.core.ranges import ByteRange, parse_range
 from bridge.telemetry import get_logger
 from bridge.web.context import CONTEXT
-from bridge.web.requests import secured
+from bridge.web.requests import abort_connection, secured
 
 # Nothing from amux may run as a page of the bridge's origin. A video alone in its browser tab still plays.
 CONTENT_HEADERS: Final = {
@@ -72,9 +72,7 @@ async def stream(
     except BridgeError as error:
         means = "the caller got an incomplete body, and the bridge closed the connection to show that"
         _log.event("proxied_response_aborted", level=logging.WARNING, reason=str(error), path=request.path, means=means)
-        # The status is already sent: only an aborted connection can show that the body is incomplete.
-        if request.transport is not None:
-            request.transport.abort()
+        abort_connection(request)
     return response
 
 

@@ -22,7 +22,7 @@ from bridge.web.api.watches import searched_back_to
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.sessions import Session
 from bridge.web.dashboard.watch_table import FILTERS, query_of_filters
-from bridge.web.requests import Query, secured
+from bridge.web.requests import Query, abort_connection, secured
 
 _PAGE_SIZE: Final = 200  # watches in one query
 COLUMNS: Final = (
@@ -76,9 +76,7 @@ async def _export(  # noqa: PLR0913, PLR0917  the parts of a format
     except BridgeError as error:
         means = "the operator gets an incomplete file and sees that the connection broke"
         _log.event("export_aborted", level=logging.WARNING, reason=str(error), means=means)
-        # The status is already sent: only an aborted connection can show that the body is incomplete.
-        if request.transport is not None:
-            request.transport.abort()
+        abort_connection(request)
     finally:  # an operator has the watches of a download that broke off, too
         _log.event("watches_exported", count=count, by=by.name, role=by.actor.role)
     return response

@@ -62,7 +62,7 @@ def _refused(dashboard: DashboardContext, address: str, error: WrongToken) -> we
         answer.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(too_many.retry_after_seconds)))
         return answer
     dashboard.limits.failed(address)
-    means = "nobody was signed in; many such lines with one address may be an attack"
+    means = "no operator was signed in; many such lines with one address may be an attack"
     _log.event("sign_in_refused", level=logging.WARNING, address=address, reason=str(error), means=means)
     return document(_ROOT, str(error), 401)
 
