@@ -35,7 +35,7 @@ def migrate(database: Database) -> None:
     Raises BadSetting for a schema that is newer than this bridge.
     """
     if not is_migrated(database):
-        database.transaction(_bring_up_to_date)
+        database.large_transaction(_bring_up_to_date)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -14,7 +14,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy import Connection, Engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BadSetting
@@ -95,7 +95,7 @@ def test_a_database_is_migrated_once(empty_url: str) -> None:
     with closing(connect(empty_url)) as database:
         migrate(database)
         assert tables(database) == {*metadata.tables, "alembic_version"}
-        with statements(database) as seen:
+        with statements() as seen:
             migrate(database)
         assert not any("CREATE" in one or ("alembic" in one.lower() and "INSERT" in one) for one in seen)
 
@@ -144,6 +144,20 @@ def test_a_database_of_the_first_version_is_migrated_with_its_rows(empty_url: st
         assert database.read(differences) == []
 
 
+def test_revisions_keep_old_pages_in_files_and_the_writer_keeps_them_in_memory(tmp_path: Path) -> None:
+    """A revision may change all rows of a table, which need not fit in memory."""
+
+    def temp_store(connection: Connection) -> int:
+        found: int = connection.execute(text("PRAGMA temp_store")).scalar_one()
+        return found
+
+    default, in_memory = 0, 2
+    with closing(SqliteDatabase(empty_file(tmp_path / "bridge.db"))) as database:
+        assert database.large_transaction(temp_store) == default
+        assert database.transaction(temp_store) == in_memory
+        assert database.read(temp_store) == default
+
+
 def test_a_newer_schema_is_refused_in_one_sentence(database_url: str, encryption_key: str) -> None:
     with closing(connect(database_url)) as database:
         database.transaction(
@@ -170,7 +184,7 @@ def test_a_migration_cut_short_by_a_power_failure_leaves_nothing_and_the_next_st
         for file in tmp_path.glob("bridge.db*"):
             shutil.copyfile(file, left / file.name)
 
-    with closing(SqliteDatabase(path)) as database, at_statement(database, 12, copy):
+    with closing(SqliteDatabase(path)) as database, at_statement(12, copy):
         migrate(database)
     with closing(SqliteDatabase(left / "bridge.db")) as database:
         assert tables(database) == set()
@@ -188,7 +202,7 @@ def test_a_migration_cut_short_by_a_lost_connection_leaves_nothing_and_the_next_
         postgres_server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
 
     with closing(PostgresDatabase(url)) as database:
-        with at_statement(database, 12, cut, times=2), pytest.raises(DBAPIError):
+        with at_statement(12, cut, times=2), pytest.raises(DBAPIError):
             migrate(database)
         assert tables(database) == set()
         migrate(database)
@@ -214,23 +228,20 @@ def test_a_migration_has_no_statement_timeout(postgres_server: PostgresServer, r
 
 
 @contextmanager
-def statements(database: Database) -> Iterator[list[str]]:
-    """Collects the statements that a database executes during the block."""
+def statements() -> Iterator[list[str]]:
+    """Collects the statements that this process executes during the block."""
     seen: list[str] = []
 
     def add(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         seen.append(statement)
 
-    engines = {database._writing, database._reading}
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", add)
+    event.listen(Engine, "before_cursor_execute", add)
     yield seen
-    for engine in engines:
-        event.remove(engine, "before_cursor_execute", add)
+    event.remove(Engine, "before_cursor_execute", add)
 
 
 @contextmanager
-def at_statement(database: Database, number: int, action: Any, *, times: int = 1) -> Iterator[None]:
+def at_statement(number: int, action: Any, *, times: int = 1) -> Iterator[None]:
     """Call `action` before every `number`-th statement that makes a table or an index, but only `times` times."""
     made = 0
     calls = 0
@@ -242,7 +253,7 @@ def at_statement(database: Database, number: int, action: Any, *, times: int = 1
             made, calls = 0, calls + 1
             action()
 
-    event.listen(database._writing, "before_cursor_execute", count)
+    event.listen(Engine, "before_cursor_execute", count)
     yield
-    event.remove(database._writing, "before_cursor_execute", count)
+    event.remove(Engine, "before_cursor_execute", count)
     assert calls == times

@@ -1,6 +1,9 @@
 """Registration: durable, once for equal watches, and independent of other callers."""
 
 import asyncio
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,3 +248,23 @@ async def test_settling_and_registering_at_once_leave_no_watch_on_a_closed_task(
         "WHERE watches.state = 'active' AND tasks.closed_at IS NOT NULL",
     )
     assert stranded == []
+
+
+async def test_a_large_batch_needs_no_further_file(sqlite_store: Store) -> None:
+    """By default SQLite makes a temporary file for a statement that changes many pages. Here no file can be opened."""
+    for _ in range(8):
+        await sqlite_store.register_all([new_watch(sqlite_store) for _ in range(512)])
+    with no_more_files():
+        results = await sqlite_store.register_all([new_watch(sqlite_store) for _ in range(64)])
+    assert all(isinstance(result, RegisteredWatch) for result in results)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process can open no further file in the block."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))  # open files stay open
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
