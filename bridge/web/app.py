@@ -29,7 +29,7 @@ from bridge.web.errors import (
     problem_answer,
     status_of,
 )
-from bridge.web.requests import secured, shown
+from bridge.web.requests import abort_connection, is_disconnected, secured, shown
 
 PROBE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _ANY_PATH = "/{rest}"
@@ -99,12 +99,20 @@ def _authenticated(handler: CallersHandler) -> Handler:
 
 @web.middleware
 async def _errors_as_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns each error that a handler raises into a response."""
+    """Turns each error that a handler raises into a response.
+
+    If the response has begun, its status is already sent, and a second response would become a part of its body. Only
+    an aborted connection can show that the body is incomplete.
+    """
     try:
         response = await handler(request)
-    except ConnectionError:
-        raise  # the caller has disconnected: no response can be sent
-    except Exception as error:  # noqa: BLE001  the caller gets a problem; a bug's traceback goes to the log
+    except Exception as error:
+        if isinstance(error, ConnectionError) and is_disconnected(request):
+            raise  # by the caller: no response can be sent, and it is no error
+        if request.writer.output_size > 0:
+            _log_incomplete(request, error)
+            abort_connection(request)
+            raise ConnectionResetError("the connection of an incomplete response is aborted") from None
         response = _problem_response(request, error)
     if request.app[CONTEXT].health.draining and not response.prepared:
         response.force_close()  # the next request of this client reaches another replica, or the next process
@@ -117,17 +125,25 @@ def _problem_response(request: web.Request, error: Exception) -> web.StreamRespo
         return secured(as_response(problem(status, status.phrase.lower().replace(" ", "_"), status.description)))
     known = error if isinstance(error, BridgeError) else BridgeError()
     if status_of(known) is HTTPStatus.INTERNAL_SERVER_ERROR:
-        route = request.match_info.route.resource
-        path = route.canonical if route is not None else None
-        _log.event(
-            "request_failed",
-            level=logging.ERROR,
-            trace=error,
-            method=shown(request.method),
-            route=path,
-            means="the caller got 500, or an incomplete answer if the answer had begun",
-        )
+        _log_bug(request, error, "the caller got 500")
     return secured(problem_answer(known, for_sdk=request.path.startswith(_AMUX_PREFIX)))
+
+
+def _log_incomplete(request: web.Request, error: Exception) -> None:
+    """Logs the error of a response that has begun: with its traceback, unless the bridge expects such errors."""
+    means = "the caller got an incomplete body, and the bridge aborted the connection to show that"
+    if isinstance(error, BridgeError):
+        path = shown(request.path)
+        _log.event("response_aborted", level=logging.WARNING, reason=str(error), path=path, means=means)
+    else:
+        _log_bug(request, error, means)
+
+
+def _log_bug(request: web.Request, error: Exception, means: str) -> None:
+    route = request.match_info.route.resource
+    path = route.canonical if route is not None else None
+    method = shown(request.method)
+    _log.event("request_failed", level=logging.ERROR, trace=error, method=method, route=path, means=means)
 
 
 async def _check_expectation(request: web.Request) -> web.StreamResponse | None:

@@ -1,12 +1,15 @@
 """Reads requests strictly: bodies up to a size limit, JSON, and only known query parameters. Writes JSON responses."""
 
 import re
+import socket
+import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound
@@ -31,6 +34,7 @@ _SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",
     hdrs.SERVER: "amux-bridge",
 }
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 _WATCH_ID = re.compile(WATCH_ID_PATTERN)
 _DELIVERY_ID = re.compile(EVENT_ID_PATTERN)
 _MAX_SHOWN_CHARACTERS = 64  # of an unknown name
@@ -51,13 +55,22 @@ def secured(response: web.StreamResponse) -> web.StreamResponse:
     return response
 
 
-def abort_connection(request: web.Request) -> None:
-    """Aborts the connection of a response that has begun and cannot be completed.
+def is_disconnected(request: web.Request) -> bool:
+    """Returns whether the connection of a request is closed or is being closed."""
+    return request.transport is None or request.transport.is_closing()
 
-    The status is already sent: only an aborted connection can show that the body is incomplete.
+
+def abort_connection(request: web.Request) -> None:
+    """Aborts the connection of a response that has begun, so that the caller sees that its body is incomplete.
+
+    Without chunks or a length, as for HTTP/1.0, a closed connection is the regular end of a body. Then the connection
+    is reset.
     """
-    if request.transport is not None:
-        request.transport.abort()
+    if request.transport is None:
+        return
+    if request.version < HttpVersion11 and (connection := request.transport.get_extra_info("socket")) is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    request.transport.abort()
 
 
 # --- bodies -------------------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ async def stream_events(
 ) -> web.StreamResponse:
     """Answers a request with the events that `send_events` writes. A HEAD request gets only the headers.
 
-    The stream ends when `send_events` returns, after `longest_seconds`, or when the client disconnects.
+    The stream ends when `send_events` returns, or after `longest_seconds`. Raises what `send_events` raises, and
+    ConnectionError when the client disconnects.
     """
     # X-Accel-Buffering: nginx would hold events back until its buffer is full.
     response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: EVENT_STREAM, "X-Accel-Buffering": "no"})
@@ -70,8 +71,6 @@ async def stream_events(
         async with limit:
             await stream.begin()
             await send_events(stream)
-    except ConnectionError:
-        pass
     except TimeoutError:
         if not limit.expired():
             raise

@@ -2,21 +2,17 @@
 
 import csv
 import io
-import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import orjson
 import pytest
-from aiohttp import ClientError
 
 from bridge.core.audit import Action, Actor, Role
-from bridge.core.errors import StoreUnavailable
 from bridge.sandbox import Behaviour, Outcome
 from bridge.store import watch_scan
-from bridge.web.dashboard import bulk, export, watch_table
+from bridge.web.dashboard import bulk, watch_table
 from bridge.web.dashboard.export import COLUMNS
 from bridge.web.dashboard.sessions import Session
 from bridge.web.requests import Query
@@ -193,24 +189,3 @@ async def test_an_export_needs_a_session_and_good_filters(tmp_path: Path) -> Non
             assert (await operator.get(f"{path}?state=x")).status == 422
             head = await bridge.request("HEAD", path, headers={"Cookie": operator.cookie})
             assert (head.status, head.body) == (200, b"")
-
-
-async def test_a_download_that_breaks_off_is_logged_with_the_watches_that_were_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    pages = export._pages
-
-    async def breaks_off(*arguments: Any) -> AsyncIterator[Any]:
-        async for page in pages(*arguments):
-            yield page
-            raise StoreUnavailable("gone")
-
-    caplog.set_level(logging.INFO)
-    async with running_bridge(tmp_path) as bridge:
-        operator = await bridge.operator()
-        await bridge.register(NEVER)
-        monkeypatch.setattr(export, "_pages", breaks_off)
-        with pytest.raises((ConnectionError, ClientError)):
-            await operator.get("/page/watches.csv")
-    [record] = [record for record in caplog.records if record.getMessage() == "watches_exported"]
-    assert record.__dict__["bridge_fields"]["count"] == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 from typing import Any
 
 import aiohttp
@@ -9,9 +10,10 @@ import pytest
 from aiohttp import web
 
 from bridge.web.app import _errors_as_responses
+from bridge.web.server import make_runner
 
 
-async def test_a_caller_who_leaves_in_the_middle_of_a_stream_leaves_no_unretrieved_error() -> None:
+async def test_a_caller_who_leaves_in_the_middle_of_a_stream_leaves_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """The next write fails in the same turn of the loop in which aiohttp learns that the connection is closed."""
     reported: list[Any] = []
     ended = asyncio.Event()
@@ -29,7 +31,7 @@ async def test_a_caller_who_leaves_in_the_middle_of_a_stream_leaves_no_unretriev
 
     app = web.Application(middlewares=[_errors_as_responses])
     app.router.add_get("/", stream)
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    runner = make_runner(app)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -43,3 +45,4 @@ async def test_a_caller_who_leaves_in_the_middle_of_a_stream_leaves_no_unretriev
         await runner.cleanup()
     gc.collect()
     assert reported == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -238,7 +238,7 @@ async def test_a_video_that_breaks_off_ends_the_connection(
 
     with caplog.at_level(logging.WARNING), pytest.raises(aiohttp.ClientError):
         await read_video_from(broken, tmp_path)
-    assert [record.message for record in caplog.records] == ["proxied_response_aborted"]
+    assert [record.message for record in caplog.records] == ["response_aborted"]
 
 
 async def test_a_video_that_stalls_ends_the_connection(tmp_path: Path) -> None:

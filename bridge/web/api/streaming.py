@@ -1,6 +1,5 @@
 """Passes amux's responses on: whole, or as a stream, which ends when amux ends it or the reader disconnects."""
 
-import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
@@ -9,11 +8,9 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from bridge.amux.proxy import WholeAnswer, body_of
-from bridge.core.errors import BridgeError
 from bridge.core.ranges import ByteRange, parse_range
-from bridge.telemetry import get_logger
 from bridge.web.context import CONTEXT
-from bridge.web.requests import abort_connection, secured
+from bridge.web.requests import secured
 
 # Nothing from amux may run as a page of the bridge's origin. A video alone in its browser tab still plays.
 CONTENT_HEADERS: Final = {
@@ -21,8 +18,6 @@ CONTENT_HEADERS: Final = {
     " style-src 'unsafe-inline'; sandbox"
 }
 _MAX_CONDITION = 200  # characters
-
-_log = get_logger("web")
 
 
 def requested_range(request: web.Request) -> ByteRange | None:
@@ -63,16 +58,11 @@ async def pass_on(
 async def stream(
     request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[bytes]
 ) -> web.StreamResponse:
-    """Sends a response whose body comes in pieces. If the pieces end early, the connection is aborted."""
+    """Sends a response whose body comes in pieces. Raises what `AmuxProxy.send` raises."""
     secured(response)
     await response.prepare(request)
-    try:
-        if request.method != hdrs.METH_HEAD:
-            await request.app[CONTEXT].proxy.send(pieces, response.write)
-    except BridgeError as error:
-        means = "the caller got an incomplete body, and the bridge closed the connection to show that"
-        _log.event("proxied_response_aborted", level=logging.WARNING, reason=str(error), path=request.path, means=means)
-        abort_connection(request)
+    if request.method != hdrs.METH_HEAD:
+        await request.app[CONTEXT].proxy.send(pieces, response.write)
     return response
 
 

@@ -5,7 +5,6 @@ Callback URLs and video URLs are written without their query, because it can con
 
 import csv
 import io
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -14,7 +13,6 @@ import orjson
 from aiohttp import hdrs, web
 
 from bridge.core.csv_cells import safe_cell
-from bridge.core.errors import BridgeError
 from bridge.store.records import WatchQuery, WatchView
 from bridge.telemetry import get_logger, rfc3339, without_query
 from bridge.web.api.serializers import watch_json
@@ -22,7 +20,7 @@ from bridge.web.api.watches import searched_back_to
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.sessions import Session
 from bridge.web.dashboard.watch_table import FILTERS, query_of_filters
-from bridge.web.requests import Query, abort_connection, secured
+from bridge.web.requests import Query, secured
 
 _PAGE_SIZE: Final = 200  # watches in one query
 COLUMNS: Final = (
@@ -73,10 +71,6 @@ async def _export(  # noqa: PLR0913, PLR0917  the parts of a format
             count += len(views)
             await response.write(b"".join(line(_without_queries(watch_json(view, live))) for view in views))
         await response.write_eof()
-    except BridgeError as error:
-        means = "the operator gets an incomplete file and sees that the connection broke"
-        _log.event("export_aborted", level=logging.WARNING, reason=str(error), means=means)
-        abort_connection(request)
     finally:  # an operator has the watches of a download that broke off, too
         _log.event("watches_exported", count=count, by=by.name, role=by.actor.role)
     return response
