@@ -3,7 +3,7 @@
 import asyncio
 
 from bridge.maintenance.health import Health
-from bridge.store.registration import IDEMPOTENCY_SECONDS
+from bridge.store.idempotency_keys import IDEMPOTENCY_SECONDS
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select, text
+from sqlalchemy import Connection, Row, bindparam, func, or_, select, text
 
 from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import event_id_in
@@ -89,12 +89,9 @@ def several_watches(connection: Connection, watch_ids: Sequence[str]) -> dict[st
 
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
     """Returns a page of watches, in the query's order."""
-    return views(connection, connection.execute(_page(query)).all())
-
-
-def _page(query: WatchQuery) -> Select[Any]:
     order = watches.c.id.asc() if query.oldest_first else watches.c.id.desc()
-    return WITH_TASK.where(*conditions(query)).order_by(order).limit(query.limit)
+    page = WITH_TASK.where(*conditions(query, connection.dialect.name)).order_by(order).limit(query.limit)
+    return views(connection, connection.execute(page).all())
 
 
 def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:

@@ -2,67 +2,32 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
     Boolean,
     Connection,
-    Row,
     bindparam,
     delete,
     exists,
     or_,
     select,
-    text,
-    tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
 
-from bridge.core.errors import BridgeError, IdempotencyConflict, NotFound, StoreUnavailable, WatchConflict
+from bridge.core.errors import BridgeError, NotFound, StoreUnavailable, WatchConflict
 from bridge.core.model import NO_FACTS, TaskFacts, TaskStatus
-from bridge.core.task_class import class_by_app
-from bridge.store import queries, replicas
+from bridge.store import idempotency_keys, queries, replicas
 from bridge.store.active_limit import ActiveLimit
-from bridge.store.bulk_statements import BulkQuery, inserting
+from bridge.store.bulk_statements import Binds, BulkQuery, inserting
 from bridge.store.records import NewWatch, RegisteredWatch, TaskView, WatchView
+from bridge.store.registration_entry import Entry
 from bridge.store.replicas import Replica
-from bridge.store.row_mapping import digest, events_text, task_view, wants_status
-from bridge.store.schema import IS_ACTIVE, idempotency, tasks, watches
+from bridge.store.row_mapping import events_text, task_view
+from bridge.store.schema import ACTIVE_ENDPOINT, IS_ACTIVE, OPEN_CREDENTIAL, tasks, watches
 
-IDEMPOTENCY_SECONDS = 86_400.0  # an Idempotency-Key is kept for 24 h
-_CREATED, _FOUND = 201, 200
-_NOT_ANSWERED = 0  # the status of an Idempotency-Key until its registration has a result
 _UNKNOWN = TaskStatus.UNKNOWN.value
-
-
-@dataclass(slots=True)
-class _Entry:
-    """One watch during its registration. It is decided as soon as `result`, `key_owner` or `existing` is set.
-
-    `key_owner` is the first entry of the same batch with the same Idempotency-Key; this entry gets the same result.
-    `existing` is the id of a watch that exists already and is read for the result. `created` is whether the first
-    answer with this Idempotency-Key was 201.
-    """
-
-    new: NewWatch
-    replica: Replica
-    endpoint: str = field(init=False)  # a digest of the app, the task id and the URL
-    task_key: str = field(init=False)  # a digest of the credential and the task id
-    wants_status: bool = field(init=False)
-    task_class: str | None = field(init=False)
-    key_owner: "_Entry | None" = None
-    existing: str | None = None
-    created: bool = False
-    result: RegisteredWatch | BridgeError | None = None
-
-    def __post_init__(self) -> None:
-        watch = self.new.watch
-        self.endpoint = digest(watch.app, watch.task_id, watch.callback_url)
-        self.task_key = digest(self.new.credential, watch.task_id)
-        self.wants_status = wants_status(watch.events)
-        self.task_class = None if watch.model is None else class_by_app(watch.model)
 
 
 def register(
@@ -72,9 +37,9 @@ def register(
 
     The errors are WatchConflict, IdempotencyConflict, TooManyWatches, NotFound and (never expected) StoreUnavailable.
     """
-    entries = [_Entry(new, replica) for new in items]
+    entries = [Entry(new, replica) for new in items]
     if keyed := [entry for entry in entries if entry.new.idempotency is not None]:
-        keyed = _claim_idempotency_keys(connection, keyed)
+        keyed = idempotency_keys.claim(connection, keyed)
     _answer_existing(connection, _unanswered(entries))
     if limit.per_app:
         _apply_app_limit(connection, limit, _unanswered(entries))
@@ -84,18 +49,18 @@ def register(
     if existing := [entry for entry in entries if entry.existing is not None]:
         _read_existing(connection, existing)
     if keyed:
-        _update_idempotency_keys(connection, keyed)
+        idempotency_keys.update_answered(connection, keyed)
     return [
         (entry.key_owner or entry).result or StoreUnavailable("the watch was neither found nor written")
         for entry in entries
     ]
 
 
-def _unanswered(entries: Iterable[_Entry]) -> list[_Entry]:
+def _unanswered(entries: Iterable[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.result is None and entry.existing is None and entry.key_owner is None]
 
 
-def _read_existing(connection: Connection, entries: Iterable[_Entry]) -> None:
+def _read_existing(connection: Connection, entries: Iterable[Entry]) -> None:
     """Set the results of entries whose watches exist already, with one query."""
     found = queries.several_watches(connection, [entry.existing or "" for entry in entries])
     for entry in entries:
@@ -109,120 +74,36 @@ def without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | Bri
     return replace(result, task=None) if isinstance(result, RegisteredWatch) else result
 
 
-# --- Idempotency-Key ----------------------------------------------------------------------------------------------
-
-_BY_NAME = (idempotency.c.app == bindparam("an_app"), idempotency.c.key == bindparam("a_key"))
-# The watch of a key may be deleted before the key: retention can be less than a day.
-_DELETE_OLD_KEY = delete(idempotency).where(
-    *_BY_NAME,
-    or_(
-        idempotency.c.created_at < bindparam("cutoff"),
-        ~exists().where(watches.c.id == idempotency.c.watch_id),
-    ),
-)
-_INSERT_KEY = insert(idempotency).on_conflict_do_nothing(index_elements=["app", "key"])
-_FIND_KEYS = select(idempotency).where(
-    tuple_(idempotency.c.app, idempotency.c.key).in_(bindparam("names", expanding=True))
-)
-_UPDATE_KEY = update(idempotency).where(*_BY_NAME).values(status=bindparam("answered"), watch_id=bindparam("a_watch"))
-_DELETE_KEY = delete(idempotency).where(*_BY_NAME)
-
-
-def _idempotency_name(entry: _Entry) -> tuple[str, str]:
-    key = entry.new.idempotency
-    return entry.new.watch.app, "" if key is None else key.key
-
-
-def _idempotency_parameters(entry: _Entry) -> dict[str, Any]:
-    app, key = _idempotency_name(entry)
-    return {"an_app": app, "a_key": key}
-
-
-def _claim_idempotency_keys(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry]:
-    """Insert each Idempotency-Key first, so that another caller with the same key waits here for our commit.
-
-    Returns the entries that own their key. For the others this sets `result`, `key_owner` or `existing`.
-    """
-    groups: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[_idempotency_name(entry)].append(entry)
-    names = sorted(groups)
-    firsts = [groups[name][0] for name in names]
-    connection.execute(
-        _DELETE_OLD_KEY,
-        [
-            _idempotency_parameters(entry) | {"cutoff": entry.new.watch.created_at - IDEMPOTENCY_SECONDS}
-            for entry in firsts
-        ],
-    )
-    connection.execute(_INSERT_KEY, [_idempotency_values(entry) for entry in firsts])
-    rows = {(row.app, row.key): row for row in connection.execute(_FIND_KEYS, {"names": names})}
-    return [
-        entry for name, group in groups.items() for entry in group if _claim_idempotency_key(entry, group, rows[name])
-    ]
-
-
-def _idempotency_values(entry: _Entry) -> dict[str, Any]:
-    watch = entry.new.watch
-    body = b"" if entry.new.idempotency is None else entry.new.idempotency.body
-    app, key = _idempotency_name(entry)
-    return {
-        "app": app,
-        "key": key,
-        "body": body,
-        "status": _NOT_ANSWERED,
-        "watch_id": watch.id,
-        "created_at": watch.created_at,
-    }
-
-
-def _claim_idempotency_key(entry: _Entry, group: Sequence[_Entry], row: Row[Any]) -> bool:
-    """Return whether this entry owns its key. If not, set its `result`, `key_owner` or `existing`."""
-    if row.watch_id == entry.new.watch.id:
-        return True
-    if entry.new.idempotency is not None and row.body != entry.new.idempotency.body:
-        entry.result = IdempotencyConflict("this Idempotency-Key was used with another body in the last 24 hours")
-    elif row.status == _NOT_ANSWERED:
-        entry.key_owner = group[0]
-    else:
-        entry.existing, entry.created = row.watch_id, row.status == _CREATED
-    return False
-
-
-def _update_idempotency_keys(connection: Connection, entries: Sequence[_Entry]) -> None:
-    """Store the answers with their keys, and delete the keys of refused registrations."""
-    answered: list[dict[str, Any]] = []
-    refused: list[dict[str, Any]] = []
-    for entry in sorted(entries, key=_idempotency_name):
-        if isinstance(entry.result, RegisteredWatch):
-            status = _CREATED if entry.result.created else _FOUND
-            answered.append(_idempotency_parameters(entry) | {"answered": status, "a_watch": entry.result.watch.id})
-        else:
-            refused.append(_idempotency_parameters(entry))
-    if answered:
-        connection.execute(_UPDATE_KEY, answered)
-    if refused:
-        connection.execute(_DELETE_KEY, refused)
-
-
 # --- existing watches and the limit -------------------------------------------------------------------------------
 
-_ACTIVE = BulkQuery(
-    ("endpoint",),
-    lambda binds: select(watches.c.id, watches.c.endpoint, watches.c.options).where(
-        IS_ACTIVE, watches.c.endpoint.in_([bind["endpoint"] for bind in binds])
-    ),
-)
+
+def _active_by_endpoint(binds: Binds) -> Any:
+    """Returns the query of PostgreSQL, which has an index of endpoints."""
+    return _FOUND.where(IS_ACTIVE, watches.c.endpoint.in_([bind["endpoint"] for bind in binds]))
 
 
-def _answer_existing(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry]:
+def _active_by_task(binds: Binds) -> Any:
+    """Returns the query of SQLite, which finds the watches by the open tasks of their task ids."""
+    of_ids = tasks.c.task_id.in_([bind["task_id"] for bind in binds])
+    opened = select(tasks.c.id).where(of_ids, OPEN_CREDENTIAL > "")
+    return _FOUND.where(watches.c.task.in_(opened), ACTIVE_ENDPOINT.in_([bind["endpoint"] for bind in binds]))
+
+
+_FOUND = select(watches.c.id, watches.c.endpoint, watches.c.options)
+_ACTIVE = {
+    "postgresql": BulkQuery(("task_id", "endpoint"), _active_by_endpoint),
+    "sqlite": BulkQuery(("task_id", "endpoint"), _active_by_task),
+}
+
+
+def _answer_existing(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
     """Decide the entries for which an active watch exists: that watch, or WatchConflict if its options differ.
 
     Returns the entries whose own insert succeeded, in this transaction or in an earlier one whose commit was never
     confirmed.
     """
-    endpoints = sorted({entry.endpoint for entry in entries})
-    rows = {row.endpoint: row for row in _ACTIVE.fetch(connection, [(endpoint,) for endpoint in endpoints])}
+    keys = sorted({(entry.new.watch.task_id, entry.endpoint) for entry in entries})
+    rows = {row.endpoint: row for row in _ACTIVE[connection.dialect.name].fetch(connection, keys)}
     inserted = []
     for entry in entries:
         row = rows.get(entry.endpoint)
@@ -237,8 +118,8 @@ def _answer_existing(connection: Connection, entries: Sequence[_Entry]) -> list[
     return inserted
 
 
-def _apply_app_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
-    by_app: dict[str, list[_Entry]] = defaultdict(list)
+def _apply_app_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[Entry]) -> None:
+    by_app: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_app[entry.new.watch.app].append(entry)
     for app, of_app in by_app.items():
@@ -250,7 +131,7 @@ def _apply_app_limit(connection: Connection, limit: ActiveLimit, entries: Sequen
             entry.result = limit.refusal_of_app()
 
 
-def _apply_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
+def _apply_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[Entry]) -> None:
     counted = [entry for entry in entries if not entry.new.exempt_from_limit]
     room = limit.room(connection, len(entries)) - (len(entries) - len(counted)) if counted else 0
     for entry in counted[max(room, 0) :]:
@@ -269,7 +150,12 @@ def check_room(connection: Connection, limit: ActiveLimit, count: int, app: str)
 
 _LOCK_OPEN_TASKS = (
     select(tasks)
-    .where(tasks.c.closed_at.is_(None), tasks.c.key.in_(bindparam("keys", expanding=True)))
+    .where(
+        tasks.c.closed_at.is_(None),
+        tasks.c.key.in_(bindparam("keys", expanding=True)),
+        tasks.c.task_id.in_(bindparam("task_ids", expanding=True)),  # this and the next for SQLite's index
+        OPEN_CREDENTIAL.in_(bindparam("credentials", expanding=True)),
+    )
     .order_by(tasks.c.id)
     .with_for_update()
 )
@@ -288,7 +174,7 @@ _INSERT_TASKS = inserting(
         "opened_at",
         "task_class",
     ),
-    lambda statement: statement.on_conflict_do_nothing(index_elements=["key"], index_where=text("closed_at IS NULL")),
+    lambda statement: statement.on_conflict_do_nothing(),
 )
 _INSERT_WATCHES = inserting(
     watches,
@@ -312,28 +198,31 @@ _DELETE_UNWATCHED = delete(tasks).where(
 )
 
 
-def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
+def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[Entry]) -> None:
     """Open the tasks or lock them, then insert the watches. If another transaction was first, its watch is used."""
-    opened, new_rows = _open_tasks(connection, entries), {entry.new.task for entry in entries}
-    in_order = sorted(entries, key=lambda entry: entry.endpoint)
+    firsts = {entry.endpoint: entry for entry in reversed(entries)}
+    in_order = [firsts[endpoint] for endpoint in sorted(firsts)]
+    opened, new_rows = _open_tasks(connection, in_order), {entry.new.task for entry in in_order}
     inserted = _INSERT_WATCHES.execute(connection, [_watch_values(entry, opened[entry.task_key]) for entry in in_order])
-    limit.add(inserted, Counter(entry.new.watch.app for entry in entries))
-    written: Sequence[_Entry] = entries
-    if inserted < len(entries):
-        written = _answer_existing(connection, entries)
+    limit.add(inserted, Counter(entry.new.watch.app for entry in in_order))
+    written: Sequence[Entry] = in_order
+    if inserted < len(in_order):
+        written = _answer_existing(connection, in_order)
         connection.execute(_DELETE_UNWATCHED, {"ids": sorted(new_rows & {task.row for task in opened.values()})})
     for entry in written:
         entry.result = _registered(entry, opened[entry.task_key])
     marked = [entry for entry in written if opened[entry.task_key].row not in new_rows and entry.wants_status]
     if marked:
         _mark_tasks(connection, marked, opened)
+    if len(firsts) < len(entries):
+        _answer_existing(connection, _unanswered(entries))
 
 
-def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, TaskView]:
+def _open_tasks(connection: Connection, entries: Sequence[Entry]) -> dict[str, TaskView]:
     """Returns the open tasks of the entries, by key. Their rows are locked: settlements wait for the new watches."""
     replica = entries[0].replica
     owner = replicas.owner_of_new(connection, replica)
-    by_key: dict[str, list[_Entry]] = defaultdict(list)
+    by_key: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_key[entry.task_key].append(entry)
     opened: dict[str, TaskView] = {}
@@ -342,18 +231,24 @@ def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, 
         inserted = _INSERT_TASKS.execute(connection, [_task_values(key, by_key[key], owner) for key in missing])
         if inserted == len(missing):
             return opened | {key: _new_task(by_key[key][0], owner) for key in missing}
-        for row in connection.execute(_LOCK_OPEN_TASKS, {"keys": missing}):
+        wanted = [by_key[key][0].new for key in missing]
+        parameters = {
+            "keys": missing,
+            "task_ids": sorted({new.watch.task_id for new in wanted}),
+            "credentials": sorted({new.credential for new in wanted}),
+        }
+        for row in connection.execute(_LOCK_OPEN_TASKS, parameters):
             opened[row.key] = task_view(row, row.id)
     return opened
 
 
-def _new_task(entry: _Entry, owner: str | None) -> TaskView:
+def _new_task(entry: Entry, owner: str | None) -> TaskView:
     new, watch = entry.new, entry.new.watch
     facts = NO_FACTS if entry.task_class is None else TaskFacts(task_class=entry.task_class)
     return TaskView(new.task, watch.task_id, new.credential, opened_at=watch.created_at, facts=facts, owner=owner)
 
 
-def _task_values(key: str, entries: Sequence[_Entry], owner: str | None) -> tuple[Any, ...]:
+def _task_values(key: str, entries: Sequence[Entry], owner: str | None) -> tuple[Any, ...]:
     new, replica = entries[0].new, entries[0].replica
     elsewhere = owner not in {None, replica.id}
     wants = any(entry.wants_status for entry in entries)
@@ -364,7 +259,7 @@ def _task_values(key: str, entries: Sequence[_Entry], owner: str | None) -> tupl
     )
 
 
-def _watch_values(entry: _Entry, task: TaskView) -> tuple[Any, ...]:
+def _watch_values(entry: Entry, task: TaskView) -> tuple[Any, ...]:
     new, watch = entry.new, entry.new.watch
     encrypted = new.encrypted
     return (
@@ -376,7 +271,7 @@ def _watch_values(entry: _Entry, task: TaskView) -> tuple[Any, ...]:
     )
 
 
-def _registered(entry: _Entry, task: TaskView) -> RegisteredWatch:
+def _registered(entry: Entry, task: TaskView) -> RegisteredWatch:
     polled: TaskView | None = None
     if task.owner == entry.replica.id:
         facts = task.facts
@@ -386,7 +281,7 @@ def _registered(entry: _Entry, task: TaskView) -> RegisteredWatch:
     return RegisteredWatch(WatchView(entry.new.watch, task), created=True, task=polled)
 
 
-def _mark_tasks(connection: Connection, entries: Sequence[_Entry], opened: Mapping[str, TaskView]) -> None:
+def _mark_tasks(connection: Connection, entries: Sequence[Entry], opened: Mapping[str, TaskView]) -> None:
     """Mark tasks that existed before, because a new watch asks for their status. Another owner then reloads them."""
     marks = [
         {"row": task.row, "elsewhere": task.owner not in {None, entry.replica.id}, "wants": True}

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.sql import ColumnElement
@@ -32,6 +33,14 @@ IS_NUMBERED = text("number IS NOT NULL")
 IS_NUMBERED_OF_ALL = text("number IS NOT NULL AND watch_id <> ''")
 
 
+# SQLite has one writer, so it needs fewer indexes in random order. Each registration and each settlement writes to such
+# an index, and beside a million watches to another page each time. So the watches of a task id, and the active watch
+# with an endpoint, are found by the ids of their tasks, which are in the order of time. In these expressions a closed
+# task and an ended watch have NULL, which is not equal to another NULL.
+OPEN_CREDENTIAL = literal_column("CASE WHEN closed_at IS NULL THEN credential END", Text)
+ACTIVE_ENDPOINT = literal_column("CASE WHEN state = 'active' THEN endpoint END", Text)
+
+
 def unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
     """Returns a text column in a form that no index has, for a condition that many rows meet.
 
@@ -46,7 +55,7 @@ tasks = Table(
     "tasks",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("key", Text, nullable=False),  # a hash of credential and task_id: one narrow unique index
+    Column("key", Text, nullable=False),  # a hash of credential and task_id: one narrow unique index on PostgreSQL
     Column("task_id", Text, nullable=False),
     Column("credential", Text, nullable=False),
     Column("status", Text, nullable=False),
@@ -72,13 +81,8 @@ tasks = Table(
     Column("finished_at", Double),
     Column("seen_at", Double),  # the time of the answer that had the task's end
     Column("task_class", Text),  # tasks of one class take similarly long: see core/task_class.py
-    Index(
-        "ux_tasks_open",
-        "key",
-        unique=True,
-        sqlite_where=text("closed_at IS NULL"),
-        postgresql_where=text("closed_at IS NULL"),
-    ),
+    Index("ux_tasks_open", "key", unique=True, postgresql_where=text("closed_at IS NULL")).ddl_if("postgresql"),
+    Index("ux_tasks_task_id", "task_id", OPEN_CREDENTIAL, unique=True).ddl_if("sqlite"),
     Index(  # an SQLite file has one owner, so its queries need only the tasks without an owner
         "ix_tasks_owner",
         "owner",
@@ -115,13 +119,8 @@ watches = Table(
     Column("body", LargeBinary),  # the template of the body that is sent instead of the event, as compact JSON
     Column("traceparent", Text),
     Column("tracestate", Text),
-    Index(
-        "ux_watches_active",
-        "endpoint",
-        unique=True,
-        sqlite_where=text("state = 'active'"),
-        postgresql_where=text("state = 'active'"),
-    ),
+    Index("ux_watches_active", "endpoint", unique=True, postgresql_where=text("state = 'active'")).ddl_if("postgresql"),
+    Index("ux_watches_task", "task", ACTIVE_ENDPOINT, unique=True).ddl_if("sqlite"),
     Index(  # with the second column, a query finds the watches near their deadline without reading their rows
         "ix_watches_deadline",
         "deadline_at",
@@ -136,8 +135,8 @@ watches = Table(
         sqlite_where=text("state <> 'settled'"),
         postgresql_where=text("state <> 'settled'"),
     ),
-    Index("ix_watches_task", "task"),
-    Index("ix_watches_task_id", "task_id"),
+    Index("ix_watches_task", "task").ddl_if("postgresql"),
+    Index("ix_watches_task_id", "task_id").ddl_if("postgresql"),
     Index("ix_watches_app", "app", "id"),
     Index(
         "ix_watches_ended",

@@ -10,7 +10,7 @@ from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.watch_search import first_id_at
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import WatchQuery
-from bridge.store.schema import IS_ACTIVE, IS_DEAD, IS_UNSETTLED, deliveries, events, outbox, unindexed, watches
+from bridge.store.schema import IS_ACTIVE, IS_DEAD, IS_UNSETTLED, deliveries, events, outbox, tasks, unindexed, watches
 
 LAST_PART = 0.1  # a watch is near its deadline in the last tenth of its time
 # An id begins with the time of registration, but ids never go back: see `WatchIds`. After the clock was set back, the
@@ -20,15 +20,18 @@ _CLOCK_AHEAD_SECONDS = 86_400.0
 Condition = ColumnElement[bool]
 
 
-def conditions(query: WatchQuery, *, few: bool = False) -> list[Any]:
-    """Returns all conditions of a query except its text. `few`: the caller adds a condition that has its own index."""
-    indexed = _indexed(query)
+def conditions(query: WatchQuery, dialect: str, *, few: bool = False) -> list[Any]:
+    """Returns all conditions of a query except its text. `few`: the caller adds a condition that has its own index.
+
+    `dialect` is SQLAlchemy's name of the database.
+    """
+    indexed = _indexed(query, dialect)
     return [*indexed, *place_in_order(query, few=few or bool(indexed)), *_remaining(query)]
 
 
-def finds_few(query: WatchQuery) -> bool:
+def finds_few(query: WatchQuery, dialect: str) -> bool:
     """Whether an index finds the rows of a query, so that they are few compared with all watches."""
-    return bool(_indexed(query))
+    return bool(_indexed(query, dialect))
 
 
 def place_in_order(query: WatchQuery, *, few: bool = False) -> list[Any]:
@@ -46,11 +49,11 @@ def place_in_order(query: WatchQuery, *, few: bool = False) -> list[Any]:
     return found
 
 
-def _indexed(query: WatchQuery) -> list[Any]:
+def _indexed(query: WatchQuery, dialect: str) -> list[Any]:
     """Returns the conditions that have an index of their own. The first of them uses its index."""
     found: list[Any] = []
     if query.task_id is not None:
-        found.append(watches.c.task_id == query.task_id)
+        found.append(of_task(query.task_id, dialect))
     if query.event_id is not None:
         found.append(of_event(query.event_id))
     if query.tasks is not None:
@@ -87,6 +90,13 @@ def _to_host(host: str) -> Condition:
     if host.rpartition(":")[2].isdigit() and not host.endswith("]"):
         return watches.c.host == host
     return watches.c.host.startswith(f"{host}:", autoescape=True)
+
+
+def of_task(task_id: str, dialect: str) -> Condition:
+    """Returns the condition that a watch is of a task id. SQLite has no index of the watches' task ids."""
+    if dialect == "sqlite":
+        return watches.c.task.in_(select(tasks.c.id).where(tasks.c.task_id == task_id))
+    return watches.c.task_id == task_id
 
 
 def of_event(event_id: str) -> Condition:

@@ -17,7 +17,7 @@ from bridge.core.watch_search import SearchedWatch, SearchText, UrlPart, matches
 from bridge.store.database import Database, ReadInterrupted, ReadLimit
 from bridge.store.records import FoundWatches, WatchQuery
 from bridge.store.schema import watches
-from bridge.store.watch_filters import conditions, finds_few, of_event, place_in_order
+from bridge.store.watch_filters import conditions, finds_few, of_event, of_task, place_in_order
 
 MOST_SEARCHED = 100_000  # a text is searched in at most this many of the newest watches
 CHUNK = 5_000  # watches in one transaction: 5 ms on SQLite, 40 on PostgreSQL
@@ -69,12 +69,13 @@ def _exact_ids(connection: Connection, query: WatchQuery) -> list[str]:
     text = query.text
     if text is None:
         return []
+    dialect = connection.dialect.name
     finders = [of_event(event_id) for event_id in text.event_ids]
     if text.watch_ids:
         finders.append(watches.c.id.in_(text.watch_ids))
     if text.task_id is not None:
-        finders.append(watches.c.task_id == text.task_id)
-    others = conditions(query, few=True)
+        finders.append(of_task(text.task_id, dialect))
+    others = conditions(query, dialect, few=True)
     found: list[str] = []
     for finder in finders:
         page = select(watches.c.id).where(finder, *others).order_by(watches.c.id.desc()).limit(_MOST_EXACT)
@@ -86,7 +87,7 @@ def _last_searched(connection: Connection, query: WatchQuery) -> _Boundary | Non
     """Returns the oldest watch in which a text is searched, for any cursor; None if all watches are searched."""
     if query.text is None:
         return None
-    newest = _in_order(replace(query, cursor=None)).limit(2).offset(MOST_SEARCHED - 1)
+    newest = _in_order(replace(query, cursor=None), connection.dialect.name).limit(2).offset(MOST_SEARCHED - 1)
     rows = connection.execute(newest).all()
     return _Boundary(*rows[0]) if len(rows) > 1 else None
 
@@ -95,27 +96,27 @@ def _chunk(
     connection: Connection, query: WatchQuery, after: _Boundary | None, last: _Boundary | None
 ) -> tuple[list[str], _Boundary | None]:
     """Returns the ids of the next chunk's matching watches, and the chunk's oldest watch (None for the last chunk)."""
-    part: list[Any] = []
+    dialect, part = connection.dialect.name, list[Any]()
     if after is not None:
         part.append(watches.c.id < after.id)
     if last is not None:
         part.append(watches.c.id >= last.id)
-    row = connection.execute(_in_order(query).where(*part).limit(1).offset(CHUNK - 1)).one_or_none()
+    row = connection.execute(_in_order(query, dialect).where(*part).limit(1).offset(CHUNK - 1)).one_or_none()
     boundary = None if row is None else _Boundary(*row)
     if boundary is not None:
         part.append(watches.c.id >= boundary.id)
-    matching = [*part, *conditions(query)]
+    matching = [*part, *conditions(query, dialect)]
     if query.text is None:
         rows = connection.execute(select(watches.c.id).where(*matching).order_by(watches.c.id.desc()))
         return list(rows.scalars()), boundary
     text = query.text
-    likely = select(*_SEARCHED).where(*matching, _may_have(text, connection.dialect.name)).order_by(watches.c.id.desc())
+    likely = select(*_SEARCHED).where(*matching, _may_have(text, dialect)).order_by(watches.c.id.desc())
     return [row.id for row in connection.execute(likely) if matches(text, SearchedWatch(*row))], boundary
 
 
-def _in_order(query: WatchQuery) -> Any:
+def _in_order(query: WatchQuery, dialect: str) -> Any:
     """Returns the query of ids and times of the watches that are read, newest first."""
-    looked_at = conditions(query) if finds_few(query) else place_in_order(query)
+    looked_at = conditions(query, dialect) if finds_few(query, dialect) else place_in_order(query)
     return select(watches.c.id, watches.c.created_at).where(*looked_at).order_by(watches.c.id.desc())
 
 

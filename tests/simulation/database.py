@@ -169,6 +169,9 @@ class SimulatedDatabase(SqliteDatabase):
             raise failure("the connection was lost during the commit")
         return result
 
+    def large_transaction(self, function: Callable[[Connection], Result]) -> Result:
+        return self.transaction(function)
+
     def _rolled_back(self, function: Callable[[Connection], object]) -> Any:
         lost = failure("the connection was lost before the commit")
 

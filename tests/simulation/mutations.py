@@ -211,7 +211,7 @@ MUTATIONS = (
         "two callbacks of an app for one task are taken for one",
         100,
         Change(
-            "bridge.store.registration",
+            "bridge.store.registration_entry",
             "digest(watch.app, watch.task_id, watch.callback_url)",
             "digest(watch.app, watch.task_id)",
         ),
@@ -220,7 +220,7 @@ MUTATIONS = (
         "an Idempotency-Key counts for every app",
         300,
         Change(
-            "bridge.store.registration",
+            "bridge.store.idempotency_keys",
             '    return entry.new.watch.app, "" if key is None else key.key\n',
             '    return "", "" if key is None else key.key\n',
         ),

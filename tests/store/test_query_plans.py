@@ -19,6 +19,7 @@ from bridge.store.records import DeadFilter, EventQuery, WatchQuery
 from bridge.store.replicas import lock_own
 from bridge.store.store import Store
 from tests.databases import delete_rows
+from tests.store.builders import new_watch, register, repeat_of
 
 READS_ALL = (
     "SCAN watches",
@@ -161,6 +162,18 @@ async def test_the_tasks_of_a_settlement_are_found_by_their_ids(sqlite_store: St
     with plans(sqlite_store) as steps:
         sqlite_store._database.read(lambda connection: lock_own(connection, sqlite_store.replica, rows))
     assert [step for step in steps if " tasks " in step] == ["SEARCH tasks USING INDEX sqlite_autoindex_tasks_1 (id=?)"]
+
+
+async def test_a_registration_finds_equal_watches_and_open_tasks_by_one_index_of_task_ids(sqlite_store: Store) -> None:
+    """A task id may have thousands of ended watches and closed tasks: they are not read."""
+    new = new_watch(sqlite_store)
+    await register(sqlite_store, new)
+    with plans(sqlite_store) as steps:
+        await sqlite_store.register_all([repeat_of(new), new_watch(sqlite_store, task_id=new.watch.task_id)])
+    assert steps.count("SEARCH watches USING INDEX ux_watches_task (task=? AND <expr>=?)") == 1
+    assert steps.count("SEARCH tasks USING INDEX ux_tasks_task_id (task_id=? AND <expr>>?)") == 1
+    assert steps.count("SEARCH tasks USING INDEX ux_tasks_task_id (task_id=? AND <expr>=?)") == 1
+    assert not set(steps).intersection(READS_ALL)
 
 
 async def test_a_start_reads_the_open_tasks_in_the_order_of_the_table(sqlite_store: Store) -> None:

@@ -250,6 +250,25 @@ async def test_settling_and_registering_at_once_leave_no_watch_on_a_closed_task(
     assert stranded == []
 
 
+@pytest.mark.parametrize("options", [b"options", b"others"])
+async def test_one_of_two_registrations_with_different_keys_at_once_is_written(store: Store, options: bytes) -> None:
+    """Their tasks differ, because each key has its own tasks. Their app, task id and URL are the same."""
+    first = new_watch(store)
+    second = repeat_of(first, credential="other", options=options)
+    written, repeated = await store.register_all([first, second])
+    assert isinstance(written, RegisteredWatch)
+    assert written.created
+    if options == first.options:
+        assert isinstance(repeated, RegisteredWatch)
+        assert (repeated.created, repeated.watch.id) == (False, first.watch.id)
+    else:
+        assert isinstance(repeated, WatchConflict)
+        assert repeated.watch_id == first.watch.id
+    of_task = {"task_id": first.watch.task_id}
+    assert rows(store, "SELECT id FROM tasks WHERE task_id = :task_id", **of_task) == [(written.view.task.row,)]
+    assert rows(store, "SELECT id FROM watches WHERE task_id = :task_id", **of_task) == [(first.watch.id,)]
+
+
 async def test_a_large_batch_needs_no_further_file(sqlite_store: Store) -> None:
     """By default SQLite makes a temporary file for a statement that changes many pages. Here no file can be opened."""
     for _ in range(8):

@@ -5,7 +5,7 @@ from typing import Any, Final
 from bridge.amux import AmuxUnavailable
 from bridge.core import errors
 from bridge.core.model import DeliveryState, Outcome, WatchState
-from bridge.store.registration import IDEMPOTENCY_SECONDS
+from bridge.store.idempotency_keys import IDEMPOTENCY_SECONDS
 from bridge.web.api import (
     content,
     deliveries,
