@@ -24,6 +24,10 @@ FEW_RECORDS = 32
 BATCH_SECONDS = 0.02  # between commits under load: at 4,000 a second 80 results share one commit (30 µs each)
 
 
+class _WriteFailed(StoreUnavailable):
+    """An unexpected error prevented a write."""
+
+
 @dataclass(slots=True, eq=False)
 class AttemptRecord:
     """A finished attempt that must be written; times are Unix seconds.
@@ -58,6 +62,9 @@ class AttemptCallbacks(Protocol):
 
     def lost(self, record: AttemptRecord, /) -> None:
         """Handles a record that is dropped, because the claim of its attempt is lost."""
+
+    def dropped(self, record: AttemptRecord, /) -> None:
+        """Handles a record that is dropped, because of an unexpected error. The error is logged."""
 
     def store_recovered(self) -> None:
         """Handles the end of an outage of the store."""
@@ -128,21 +135,23 @@ class AttemptWriter:
             if error := await self._write(new, retried=False):
                 self._refused.report_failure(error, unwritten=len(self._unwritten))
         if self._refused.due:
-            await self._write(await self._refused.take_due(), retried=True)
+            # Each alone, so that a record that cannot be written keeps no other one back. They still share a commit.
+            due = await self._refused.take_due()
+            await asyncio.gather(*(self._write([record], retried=True) for record in due))
 
     async def _write(self, records: Sequence[AttemptRecord], *, retried: bool) -> BridgeError | None:
-        """Write records, and keep the refused ones. Return the error of the first refused record, if any."""
+        """Write records, and keep the refused ones. Return the error of the first refused record, if any.
+
+        After an unexpected error the records are kept too. A record that fails so when it is retried is dropped: its
+        delivery is sent again when its claim ends.
+        """
         first_error: BridgeError | None = None
         while records:
             leases = [record.claimed.delivery.lease for record in records]
-            try:
-                attempts = [record.result() for record in records]
-                results = await self._store.record_attempts(attempts, linger=len(attempts) < FEW_RECORDS)
-            except StoreUnavailable as error:
-                results = [error] * len(records)
+            results = await self._results(records, retried=retried)
             claimed_again: list[AttemptRecord] = []
             for record, lease, result in zip(records, leases, results, strict=True):
-                if not isinstance(result, BridgeError):
+                if not isinstance(result, BridgeError) or (isinstance(result, _WriteFailed) and retried):
                     self._finish(record, result)
                 elif not isinstance(result, LostClaim):
                     self._refused.add(record.claimed.delivery.id, record, retried=retried)
@@ -150,21 +159,44 @@ class AttemptWriter:
                 elif record.claimed.delivery.lease != lease:
                     claimed_again.append(record)  # this replica claimed the delivery again during the write
                 else:
-                    self._finish(record, None)
+                    self._finish(record, result)
             records = claimed_again
         return first_error
 
-    def _finish(self, record: AttemptRecord, verdict: Verdict | None) -> None:
-        """Remove a record and report it. It is durable with `verdict`, or its claim is lost (None).
+    async def _results(self, records: Sequence[AttemptRecord], *, retried: bool) -> Sequence[Verdict | BridgeError]:
+        """Return the result of each record: the verdict with which it is durable, or the error."""
+        try:
+            attempts = [record.result() for record in records]
+            return await self._store.record_attempts(attempts, linger=len(attempts) < FEW_RECORDS)
+        except StoreUnavailable as error:
+            return [error] * len(records)
+        except Exception as error:  # noqa: BLE001  a bug must not lose the results of attempts
+            kept = "these results wait in memory and are written again soon, each alone"
+            dropped = "the result is dropped, and the delivery is sent again when its claim ends"
+            _log.event(
+                "attempts_write_failed",
+                level=logging.ERROR,
+                trace=error,
+                count=len(records),
+                delivery_id=records[0].claimed.delivery.id,
+                means=f"an unexpected error in the bridge; {dropped if retried else kept}",
+            )
+            return [_WriteFailed(f"{type(error).__name__} in a write")] * len(records)
+
+    def _finish(self, record: AttemptRecord, result: Verdict | BridgeError) -> None:
+        """Remove a record and report it. It is durable with a verdict, or it is dropped because of an error.
 
         An error of the report is logged and does not delay other records.
         """
-        del self._unwritten[record.claimed.delivery.id]
+        delivery_id = record.claimed.delivery.id
+        if self._unwritten.get(delivery_id) is record:
+            del self._unwritten[delivery_id]
         try:
-            if verdict is None:
-                self._callbacks.lost(record)
+            if isinstance(result, BridgeError):
+                report = self._callbacks.lost if isinstance(result, LostClaim) else self._callbacks.dropped
+                report(record)
                 return
-            record.retry_requested, record.verdict = verdict != record.verdict, verdict
+            record.retry_requested, record.verdict = result != record.verdict, result
             self._refused.report_success()
             self._callbacks.written(record)
         except Exception as error:  # noqa: BLE001
@@ -172,7 +204,7 @@ class AttemptWriter:
                 "attempt_report_failed",
                 level=logging.ERROR,
                 trace=error,
-                delivery_id=record.claimed.delivery.id,
+                delivery_id=delivery_id,
                 watch_id=record.claimed.delivery.watch_id or None,
                 means="an unexpected error in the bridge; the attempt is stored, but metrics and logs may lack it",
             )

@@ -355,6 +355,10 @@ class Deliverer:
         self._reporter.lost(record)
         self._finish(record)
 
+    def dropped(self, record: AttemptRecord) -> None:
+        """Handles an attempt whose record cannot be written. The delivery is due again when its claim ends."""
+        self._finish(record)
+
     def store_recovered(self) -> None:
         """Begins attempts again after an outage of the store."""
         self._workers.wake()
