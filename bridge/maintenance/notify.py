@@ -87,13 +87,16 @@ class AppriseNotifier:
 
     async def _run(self, messages: Sequence[str], seconds: float) -> list[bool] | None:
         """Returns whether each URL could be used; None if the process failed or took too long."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", PROGRAM),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=_environment(),
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", PROGRAM),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=_environment(),
+            )
+        except OSError:  # for example too many open files
+            return None
         try:
             async with asyncio.timeout(seconds):
                 out, _ = await process.communicate(orjson.dumps({"urls": self._urls, "messages": list(messages)}))

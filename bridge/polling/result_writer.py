@@ -204,7 +204,10 @@ class ResultWriter(CommitListener):
             self._keep(write, StoreUnavailable(f"{type(error).__name__} in a write"))
         else:
             self._refused.report_success()
-            self._publish(write, changed)
+            try:
+                self._publish(write, changed)
+            except Exception as error:  # noqa: BLE001  a bug must not end the polls of the task
+                self._log_unpublished(task, error)
             if changed.task_closed:  # also if it was dropped during the write: it may be loaded again by now
                 self._callbacks.written(task, closed=True)
             else:
@@ -272,6 +275,14 @@ class ResultWriter(CommitListener):
                 _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=status, **trace)
         if isinstance(write, PendingSettlement) and any(watch.outcome in _ENDS for watch in changed.settled):
             self._report_end(write)
+
+    @staticmethod
+    def _log_unpublished(task: PolledTask, error: Exception) -> None:
+        means = (
+            "an unexpected error in the bridge; the result is stored, but logs and metrics may lack it; its deliveries"
+            " may wait until their claims end"
+        )
+        _log.event("result_report_failed", level=logging.ERROR, trace=error, task_id=task.task_id, means=means)
 
     def changed_late(self, changed: Changed, /) -> None:
         """Publish a change. The store also calls this after a commit whose caller has given up waiting."""

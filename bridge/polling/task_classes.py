@@ -11,7 +11,6 @@ from functools import partial
 
 from bridge.aio.clocks import Clocks
 from bridge.aio.threads import Runner
-from bridge.core.errors import StoreUnavailable
 from bridge.core.learned_schedule import (
     MEMORY_ENDS,
     MIN_ENDS,
@@ -224,7 +223,7 @@ class TaskClasses:
                 stored = await self._store.add_task_ends(ends, self._policy)
             else:
                 stored = await self._store.class_histories()
-        except StoreUnavailable:
+        except BaseException:
             self._pending = ends + self._pending
             raise
         if stored is None:  # another replica is writing; the next call writes these ends

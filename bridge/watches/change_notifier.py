@@ -4,13 +4,17 @@ A change in this process wakes them at once. Changes by other replicas are found
 """
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from bridge.core.errors import StoreUnavailable
+from bridge.telemetry import get_logger
 
 QUERY_SECONDS = 1.0  # between two queries, each for all callers: the delay of a change by another replica
+
+_log = get_logger("watches")
 
 
 class Versions(Protocol):
@@ -99,8 +103,13 @@ class ChangeNotifier:
         while self._listeners and not self.ended:
             await asyncio.sleep(self._query_seconds)
             watch_ids = list(self._listeners)
-            with suppress(StoreUnavailable):  # the next query is in a second, and each wait has its own time limit
+            try:
                 self._compare(watch_ids, await self._store.versions(watch_ids))
+            except StoreUnavailable:
+                pass  # the next query is in a second, and each wait has its own time limit
+            except Exception as error:  # noqa: BLE001  a bug must not end the queries of those who wait
+                means = "an unexpected error in the bridge; changes by other replicas are seen by a later query"
+                _log.event("change_query_failed", level=logging.ERROR, trace=error, means=means)
 
     def _compare(self, watch_ids: Sequence[str], versions: dict[str, str]) -> None:
         changed = [one for one in watch_ids if one not in self._versions or self._versions[one] != versions.get(one)]

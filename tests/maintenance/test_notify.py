@@ -10,6 +10,7 @@ import json
 import logging
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -212,6 +213,22 @@ async def test_a_failure_is_logged_without_the_url_and_the_others_get_their_mess
     [line] = [one for one in caplog.records if one.getMessage() == "notify_failed"]
     assert line.__dict__["bridge_fields"]["services"] == ["json"]
     assert TOKEN not in caplog.text
+
+
+async def test_a_process_that_cannot_be_started_is_logged_and_the_next_sentences_are_sent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with local_server() as (url, got):
+        notifier = AppriseNotifier([url])
+        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+            patch.setattr(sys, "executable", "/no/such/program")
+            notifier.send([SENTENCE])
+            assert notifier._sending is not None
+            await asyncio.wait_for(notifier._sending, SAFETY_SECONDS)
+        notifier.send(["A second one."])
+        await asyncio.wait_for(notifier._sending, SAFETY_SECONDS)
+        assert (await got.get())["message"] == "A second one."
+    assert caplog.messages == ["notify_failed"]
 
 
 @pytest.mark.long

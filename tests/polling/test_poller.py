@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -43,6 +44,24 @@ async def test_answers_of_alternating_forms_settle_a_watch_once_with_the_video(h
         assert data["status"] == "completed"
         assert str(data["url"]).endswith(f"/files/{watch.watch.task_id}.mp4")
         assert str(data["content_url"]).startswith(f"https://bridge.example/{watch.watch.id}?")
+
+
+async def test_an_error_while_a_written_status_is_announced_does_not_end_the_polls_of_its_task(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    poller = harness.poller()
+    announce = harness.announce
+
+    def fail_once(watch_ids: Sequence[str]) -> None:
+        monkeypatch.setattr(harness, "announce", announce)
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(harness, "announce", fail_once)
+    watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
+    await harness.until(lambda: "result_report_failed" in caplog.messages)
+    harness.sandbox.change(watch.watch.task_id, DONE)
+    await harness.until(lambda: poller.owned == 0)
+    assert await harness.outcome(watch) is Outcome.COMPLETED
 
 
 async def test_a_failed_event_contains_amux_s_error(harness: Harness) -> None:

@@ -253,6 +253,21 @@ async def test_ends_that_the_store_refuses_are_written_later(harness: Harness) -
     assert (await harness.store.class_histories())[CLASS].history.ends == 5
 
 
+async def test_ends_whose_write_fails_unexpectedly_are_written_later(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise KeyError("a bug")
+
+    classes = harness.poller().classes
+    await teach(classes, 5)
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(harness.store, "add_task_ends", fail)
+        await classes.synchronize()
+    await classes.synchronize()
+    assert (await harness.store.class_histories())[CLASS].history.ends == 5
+
+
 async def test_of_very_many_ends_of_one_class_between_two_writes_only_some_count(harness: Harness) -> None:
     classes = harness.poller().classes
     await teach(classes, 3 * MAX_PENDING_ENDS)

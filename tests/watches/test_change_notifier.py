@@ -22,12 +22,12 @@ class SharedStore:
     def __init__(self) -> None:
         self.version_of: dict[str, str] = {}
         self.queries: list[list[str]] = []
-        self.fails = False
+        self.error: Exception | None = None
 
     async def versions(self, watch_ids: Sequence[str]) -> dict[str, str]:
         self.queries.append(sorted(watch_ids))
-        if self.fails:
-            raise StoreUnavailable("gone")
+        if self.error is not None:
+            raise self.error
         return {one: self.version_of[one] for one in watch_ids if one in self.version_of}
 
 
@@ -73,13 +73,16 @@ async def test_one_query_serves_all_callers_that_wait(store: SharedStore, notifi
     assert notifier._versions == {}
 
 
-async def test_a_store_that_fails_is_queried_again(store: SharedStore, notifier: ChangeNotifier) -> None:
+@pytest.mark.parametrize("error", [StoreUnavailable("gone"), KeyError("a bug")])
+async def test_a_store_that_fails_is_queried_again(
+    store: SharedStore, notifier: ChangeNotifier, error: Exception
+) -> None:
     store.version_of = {"a": "1"}
-    store.fails = True
+    store.error = error
     with notifier.listening("a") as changed:
         await two_more_queries(store)
         assert not changed.is_set()
-        store.fails = False
+        store.error = None
         assert await notifier.wait(changed, 10)
 
 
