@@ -86,10 +86,10 @@ MUTATIONS = (
         700,
         Change(
             "bridge.polling.result_writer",
-            "            self._refused.report_success()\n            self._publish(write, changed)\n",
+            "            self._refused.report_success()\n            try:\n",
             "            self._refused.report_success()\n"
             "            task.status_update_due = False\n"
-            "            self._publish(write, changed)\n",
+            "            try:\n",
         ),
     ),
     Mutation(
