@@ -185,7 +185,9 @@ class Settings(GivenValues):
         1_000_000, ge=1, description="The most active watches; above it, registering is answered with 429."
     )
     max_active_watches_per_app: int = Field(
-        0, ge=0, description="The most active watches of one app; above it, registering is answered with 429. 0: any."
+        0,
+        ge=0,
+        description="The most active watches of one app; above it, registering is answered with 429; 0: no limit.",
     )
 
     delivery_retry_delays_seconds: Annotated[tuple[float, ...], NoDecode, PlainValidator(parsers.retry_delays)] = Field(
