@@ -47,7 +47,8 @@ Shell
 
 Settings are environment variables, or lines of .env in this folder; the documentation has a table of them.
 Commands that use a running bridge find it by BRIDGE_URL and BRIDGE_TOKEN, or else by BRIDGE_HOST, BRIDGE_PORT and
-the first token. With --json a command prints JSON. Only serve and demo make files in the working folder.
+the first token. With --json a command prints JSON. Only serve makes files in the working folder; backup writes the
+file that it is given.
 Exit codes: 0 success; 1 failure (one sentence on stderr says why); 2 wrong usage or a bad setting (healthy: 1);
 130 interrupted by Ctrl-C (serve then stops with 0).
 """
@@ -159,7 +160,7 @@ def _watch(add: AddCommand) -> None:
     command.add_argument("--callback", metavar="URL", required=True, help="the URL that the event is sent to")
     command.add_argument("--wait", action="store_true", help="follow the task until it ends")
     command.add_argument(
-        "--events", metavar="TYPES", help="the event types to send, comma-separated (default: the terminal ones)"
+        "--events", metavar="TYPES", help="the event types to send, comma-separated (default: those that end a watch)"
     )
     command.add_argument("--context", metavar="JSON", help="an object that every event contains")
     command.add_argument("--timeout", metavar="SECONDS", type=float, help="the time from now until the watch times out")

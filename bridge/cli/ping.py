@@ -20,7 +20,7 @@ from bridge.cli.errors import FAILED, CommandFailed, WrongUsage
 from bridge.cli.signing_secrets import load_signing_secrets, missing_database
 from bridge.cli.terminal import note
 from bridge.core.delivery import problem_of
-from bridge.core.errors import InvalidRequest
+from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.event import ping_payload
 from bridge.core.ids import random_event_id
 from bridge.core.model import Answered, NoAnswer, Problem, RefusedTarget
@@ -78,6 +78,9 @@ async def _ping(
             result = await sender.send(url, headers, payload)
         finally:
             await sender.close()
+    except TargetRefused as error:
+        hint = "to allow private networks, set BRIDGE_CALLBACK_ALLOW_NETWORKS for this command and for the bridge"
+        raise CommandFailed(f"{error}; {hint}") from None
     except InvalidRequest as error:
         raise WrongUsage("; ".join(f"the URL {rule}" for _, rule in error.fields)) from None
     finally:

@@ -15,7 +15,7 @@ def as_json_lines(sentences: str, code: int) -> str:
     at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     head = {"at": at, "level": "error", "event": "start_refused", "logger": "cli"}
     lines = (head | {"reason": sentence, "exit_code": code} for sentence in sentences.splitlines())
-    return "".join(json.dumps(line) + "\n" for line in lines)
+    return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
 
 
 def writes_json() -> bool:

@@ -102,6 +102,7 @@ def test_ping_refuses_a_forbidden_target_without_sending(command: Command, url: 
         result = command("ping", url, *options)
         assert (result.code, result.out) == (1, "")
         assert result.err.startswith(f"amux-bridge: {sentence}")
+        assert "set BRIDGE_CALLBACK_ALLOW_NETWORKS" in result.err
 
 
 def test_a_dry_ping_sends_nothing(command: Command) -> None:

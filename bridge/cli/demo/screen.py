@@ -75,7 +75,7 @@ class Screen:
         self._terminal.print_wrapped(" " * _DETAIL_INDENT, (text, style), indent=_DETAIL_INDENT)
 
     def _result(self, callback: ReceivedCallback, status: int) -> str:
-        """Returns whether the callback is verified and delivered: `verified (v1, v1a), delivered at attempt 2`."""
+        """Returns the result of a callback as a text, such as `verified (v1, v1a), delivered at attempt 2`."""
         verification = "verified" if callback.verified else f"NOT VERIFIED: {callback.reason}"
         if callback.verified:
             verification += f" ({callback.versions})"
