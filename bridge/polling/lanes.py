@@ -244,7 +244,7 @@ class BatchLanes:
             if tasks:
                 for task in tasks:
                     task.phase = _POLLING
-                lane.requests, lane.reading = lane.requests + 1, lane.reading + len(tasks)
+                lane.requests, lane.in_requests = lane.requests + 1, lane.in_requests + len(tasks)
                 lane.began, lane.taken_over = begun_on_time(was_due, now, lane.spacing), 0
                 if lane.waiting and is_open:
                     self._due.put(lane, lane.began + lane.spacing)
@@ -285,7 +285,7 @@ class BatchLanes:
         lane = batch.lane
         self._under_way.discard(batch)
         lane.requests -= 1
-        lane.reading -= len(batch.tasks)
+        lane.in_requests -= len(batch.tasks)
         if not lane.waiting:
             return
         if not lane.health.is_open:

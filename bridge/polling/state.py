@@ -174,9 +174,9 @@ class CredentialLane(TaskQueue[PolledTask]):
         "credential",
         "entry",
         "health",
+        "in_requests",
         "next_at",
         "platforms",
-        "reading",
         "released",
         "released_from",
         "requests",
@@ -193,8 +193,8 @@ class CredentialLane(TaskQueue[PolledTask]):
         self.credential = credential
         self.health = LaneHealth(policy.size)
         self.platforms = Platforms(LIVE_PLATFORMS)
-        self.reading = 0  # tasks in requests under way
         self.requests = 0  # requests under way
+        self.in_requests = 0  # tasks in these requests
         self.began = -inf  # when the last request began
         self.spacing = policy.interval
         self.round_seconds = policy.interval
@@ -209,7 +209,7 @@ class CredentialLane(TaskQueue[PolledTask]):
     @property
     def tasks(self) -> int:
         """How many tasks are read in this lane."""
-        return self.waiting + self.reading
+        return self.waiting + self.in_requests
 
     def append(self, item: PolledTask) -> None:
         """Add a task to the end of the queue."""

@@ -26,7 +26,7 @@ DEADLINES_SECONDS = 1.0
 LATE_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
 STUCK_MONITOR_SECONDS = 15.0  # a run over 100,000 tasks takes 30 ms of a thread
-RETENTION_SECONDS = 60.0
+RETENTION_SWEEP_SECONDS = 60.0
 CONTENT_SWEEP_SECONDS = 60.0
 REBUILD_SECONDS = 1.0
 EVENT_NUMBERS_SECONDS = 1.0  # for the events of a replica that died; own commits are numbered at once
@@ -83,7 +83,7 @@ class Jobs:
         scheduler.every(LATE_SECONDS, "late_tasks", self._registration.poll_late_tasks)
         scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
         scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
-        scheduler.every(RETENTION_SECONDS, "retention", lambda: self._delete_old(retention))
+        scheduler.every(RETENTION_SWEEP_SECONDS, "retention", lambda: self._delete_old(retention))
         scheduler.every(CONTENT_SWEEP_SECONDS, "content_sweep", self._sweep_content, at_once=True)
         scheduler.every(REFRESH_SECONDS, "receivers", self._receivers.refresh, at_once=True)
         scheduler.every(SPREAD_SECONDS, "resumed_receivers", self._receivers.spread)

@@ -51,7 +51,7 @@ async def test_a_restarted_bridge_serves_its_files_and_retention_removes_them(
     async with runtime(env.database_url, env.amux_url) as running:
         await read_video(running, watch)
         assert await requests(running, "hit") == 1
-    monkeypatch.setattr(bridge.service.jobs, "RETENTION_SECONDS", 0.1)  # the time between two runs of the job
+    monkeypatch.setattr(bridge.service.jobs, "RETENTION_SWEEP_SECONDS", 0.1)
     async with runtime(env.database_url, env.amux_url, retention_seconds="0.001") as running:
         await running.until("GET", f"/watch/{watch}", lambda answer: answer.status == 404)
         await running.until("GET", "/healthz", lambda _: not videos(folder))

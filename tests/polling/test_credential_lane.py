@@ -33,7 +33,7 @@ def test_a_new_lane_has_no_tasks_and_may_be_asked_at_once() -> None:
     lane = CredentialLane(credential, POLICY)
     assert lane.credential is credential
     assert (lane.health, lane.platforms) == (LaneHealth(40), Platforms(LIVE_PLATFORMS))
-    assert (lane.tasks, lane.waiting, lane.reading, lane.requests, lane.pop()) == (0, 0, 0, 0, None)
+    assert (lane.tasks, lane.waiting, lane.in_requests, lane.requests, lane.pop()) == (0, 0, 0, 0, None)
     assert (lane.began, lane.next_at, lane.single_until, lane.entry) == (-inf, -inf, -inf, 0)
     assert (lane.spacing, lane.round_seconds) == (3.0, 3.0)
     assert (lane.to_release, lane.released, lane.released_from) == (0, 0, 0.0)
@@ -54,7 +54,7 @@ def test_tasks_that_are_put_back_come_first_and_in_their_order() -> None:
 
 def test_the_tasks_of_a_lane_are_those_that_wait_and_those_that_are_read() -> None:
     lane = Lane(2).lane
-    lane.reading = 5
+    lane.in_requests = 5
     assert lane.tasks == 7
 
 

@@ -49,7 +49,7 @@ _TIMES = {
     "SAMPLE_SECONDS": 600.0,
     "REFRESH_SECONDS": 4.0,
     "SPREAD_SECONDS": 2.0,
-    "RETENTION_SECONDS": 6.0,
+    "RETENTION_SWEEP_SECONDS": 6.0,
     "CONTENT_SWEEP_SECONDS": 6.0,
 }
 for _name, _seconds in _TIMES.items():
