@@ -384,7 +384,7 @@ def _holds(key: str, model: str | None, platform: str | None) -> bool:
 
 
 def _redacted(text: str, key: str, longest: int = LONGEST_MESSAGE) -> str:
-    """Returns the text without the key, also in lower case: statuses and codes are in lower case."""
+    """Returns the text without the key and its lower-case form, because statuses and codes are in lower case."""
     cleaned = redact(text, (key, key.lower()))
     if len(text) < longest:
         return cleaned

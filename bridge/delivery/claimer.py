@@ -119,9 +119,8 @@ class Claimer:
             self._pause(error)
         else:
             self._outage.recovered()
-        self._set_timer(
-            QUERY_SECONDS
-        )  # not 0: a query that is due but not allowed now would make the timer fire at once
+        # Not 0: a query that is due but not allowed now would make the timer fire at once.
+        self._set_timer(QUERY_SECONDS)
 
     def _set_timer(self, shortest: float = 0.0) -> None:
         self.stop()
@@ -159,7 +158,7 @@ class Claimer:
         self._query_at = min(self._query_at, now + max(0.0, pause))
 
     async def _due_in(self) -> float:
-        """Returns the seconds until something is due, at most five. Negative: something is due."""
+        """Returns the seconds until a delivery is due, at most five. Zero or less: one is due."""
         next_due_at = await self._store.next_due_at()
         return LONGEST_PAUSE if next_due_at is None else min(LONGEST_PAUSE, next_due_at - self._store.now())
 

@@ -93,7 +93,7 @@ class DeliveryReporter:
 
     def lost(self, record: AttemptRecord) -> None:
         """Logs an attempt whose result is dropped, because its claim is lost."""
-        means = "the claim was lost, so the result is not stored: the delivery was claimed again or has its result"
+        means = "the claim was lost, so the result is not stored: the delivery has a newer claim, or is not pending"
         _log.event("attempt_dropped", **_fields(record, record.attempt.error), means=means)
 
 

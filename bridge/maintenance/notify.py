@@ -79,7 +79,7 @@ class AppriseNotifier:
             results = await self._run(messages, SEND_SECONDS)
             failed = sorted({scheme_of(url) for url, sent in zip(self._urls, results or (), strict=False) if not sent})
             if results is None or failed:
-                means = "people may not have got these sentences; they are not sent again"
+                means = "these notices may not have reached people, and they are not sent again"
                 schemes = failed or sorted(set(map(scheme_of, self._urls)))
                 _log.event(
                     "notify_failed", level=logging.WARNING, services=schemes, sentences=len(messages), means=means

@@ -184,7 +184,7 @@ class Scheduler:
                 unhandled = False
 
     def _make_all_due(self, step: float) -> None:
-        means = "the clock of this machine was set by `seconds`, or the machine slept; all jobs run now"
+        means = "the clock of this machine changed by `seconds`: it was set, or the machine slept; all jobs run now"
         _log.event("clock_stepped", level=logging.WARNING, seconds=round(step, 3), means=means)
         now = datetime.now(self._timezone)
         for job in self._scheduler.get_jobs():

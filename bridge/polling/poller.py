@@ -308,7 +308,7 @@ class Poller:
             self._handler.reschedule(task, task.due)
 
     def refused(self, update: PendingStatus) -> None:
-        """Asks later whether the task has closed, because the refused write may have asked this."""
+        """Check later whether the task has closed, because the refused write may have been this check."""
         if not update.changed:
             self._handler.check_closed_later(update.task)
 

@@ -290,9 +290,9 @@ class PollSchedule:
         groups: dict[float, list[PolledTask]] = defaultdict(list)
         for task in tasks:
             groups[self._interval(task)].append(task)
-        # Tasks with the same interval are a group. Tasks come in the order of their age, and so do their intervals. In
-        # one group, the last tasks of a longer interval would be due together with the first of a shorter one, at twice
-        # the rate.
+        # Tasks with the same interval are a group. Tasks come in the order of their age, so those with a long interval
+        # come first. If all were one group, the last tasks with a long interval would be due together with the first
+        # ones with a short interval, at twice the rate.
         for interval, group in groups.items():
             for place, task in enumerate(group):
                 self.schedule_at(task, now + (place + self._random()) / len(group) * interval)

@@ -72,7 +72,7 @@ _TOO_MANY = flat_error(500, "get_tasks_failed", "too many SQL variables")
 
 
 def answer_without_route(mode: BatchMode) -> Answer | None:
-    """Returns the answer of a deployment that has no such route, or None if it has one."""
+    """Returns the answer of a deployment that has no batch route, or None if it has one."""
     match mode:
         case BatchMode.NOT_FOUND:
             return no_such_route("POST", "/suno/fetch")

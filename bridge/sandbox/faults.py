@@ -109,7 +109,7 @@ _FIXED: Mapping[FaultKind | GatewayFault, Answer] = {
 
 
 def answer_for(fault: Fault, good: Answer, call: Call) -> Answer:
-    """Returns the answer with the fault. Failures of the connection do not change the good answer."""
+    """Returns the answer with the fault. A fault of the connection does not change `good`: `sending.py` applies it."""
     if fixed := _FIXED.get(fault.kind):
         return _with_options(fixed, fault, call)
     if change := _CHANGES.get(fault.kind):

@@ -176,7 +176,7 @@ class GroupWriter:
     def _count_and_may_begin(self) -> bool:
         """Count a call that does not linger. Returns whether the transaction need not wait for more such calls.
 
-        If calls overlap, it waits for as many as the last transaction had: the callers of that one call again.
+        If calls overlap, it waits for as many as the last transaction had, because those callers often call again.
         """
         unanswered = self._urgent > 0 or (self._writing is not None and self._urgent_taken > 0)
         self._overlap += ((1.0 if unanswered else 0.0) - self._overlap) / CALLS_AVERAGED

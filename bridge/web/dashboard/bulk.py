@@ -45,7 +45,7 @@ async def cancel_watches(request: web.Request, session: Session) -> web.Response
 
 
 async def resend_deliveries(request: web.Request, session: Session) -> web.Response:
-    """Answers `POST /page/watches/resend`: sends the dead callbacks of the watches that match again.
+    """Answers `POST /page/watches/resend`: sends the dead callbacks of all matching watches again.
 
     With `delivered` it also sends the terminal events that were delivered. With `dry_run` it only counts.
     """
