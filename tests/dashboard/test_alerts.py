@@ -158,7 +158,7 @@ def test_the_refused_keys_of_apps_after_the_third_share_one_alert() -> None:
     keys = [CredentialStatus(f"{n:032}", CredentialState.PAUSED, NOW, NOW + 9, "no") for n in range(9)]
     found = current_alerts(replace(HEALTHY, credentials=keys))
     assert len(found) == 4
-    assert "6 more own keys" in found[-1].title
+    assert "6 more keys of apps" in found[-1].title
 
 
 def test_a_throttled_key_and_a_wrong_base_url_have_alerts() -> None:

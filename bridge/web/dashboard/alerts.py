@@ -137,8 +137,8 @@ def _key_alerts(inputs: AlertInputs) -> Iterator[Alert]:
         title = f"amux refuses an app's own key ({_key_name(key.name)})"
         yield Alert(f"key {key.name}", Level.WARN, title, explanation, next_step, {"trouble": "key"})
     if len(own_keys) > MAX_KEY_ALERTS:
-        title = f"amux refuses {counted(len(own_keys) - MAX_KEY_ALERTS, 'more own key', 'more own keys')}"
-        next_step = "The same as above, for each key."
+        title = f"amux refuses {counted(len(own_keys) - MAX_KEY_ALERTS, 'more key of an app', 'more keys of apps')}"
+        next_step = "Do the same for each of these keys."
         yield Alert("keys", Level.WARN, title, "The list of amux keys below shows them.", next_step)
 
 
