@@ -365,7 +365,7 @@ def _reason(record: Record, document: Record) -> str | None:
 
 
 def _time(record: Record, places: Iterable[Path]) -> float | None:
-    """Returns the first time at the places in Unix seconds, by amux's clock; None if there is none.
+    """Returns the first time that is at one of the places, in Unix seconds by amux's clock; None if there is none.
 
     Forms C and D have such times. Some vendors send milliseconds.
     """

@@ -271,7 +271,8 @@ def repeats_secret(url: str, hidden: Iterable[str]) -> bool:
 def _origin(target: Target, address: Address) -> Origin:
     """Returns the target's URL with the checked address instead of the name.
 
-    aiohttp's pool finds kept connections by this URL's host and the server name, so by the checked address.
+    aiohttp's pool looks kept connections up by this URL's host and by the server name. So it finds only connections to
+    the checked address.
     """
     url = URL(f"{target.scheme}://{bracketed(str(address))}:{target.port}{target.path}", encoded=True)
     return HttpConnections.origin(url, target.host if target.https and target.address is None else None)

@@ -23,7 +23,7 @@ from bridge.watches.registration import RegistrationService
 POLL_TICK_SECONDS = 0.05  # while polls are due that could not begin, or results wait to be written
 IDLE_TICK_SECONDS = 1.0  # 20 ticks a second would take 0.6 % of a core
 DEADLINES_SECONDS = 1.0
-LATE_SECONDS = 1.0
+LATE_TASKS_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
 STUCK_MONITOR_SECONDS = 15.0  # a run over 100,000 tasks takes 30 ms of a thread
 RETENTION_SWEEP_SECONDS = 60.0
@@ -80,7 +80,7 @@ class Jobs:
         scheduler.every(IDLE_TICK_SECONDS, "delivery_tick", self._delivery_tick)
         # At once: a watch that is overdue at the start gets a last poll, and the poller must know this before the poll.
         scheduler.every(DEADLINES_SECONDS, "deadlines", self._check_deadlines, at_once=True)
-        scheduler.every(LATE_SECONDS, "late_tasks", self._registration.poll_late_tasks)
+        scheduler.every(LATE_TASKS_SECONDS, "late_tasks", self._registration.poll_late_tasks)
         scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
         scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
         scheduler.every(RETENTION_SWEEP_SECONDS, "retention", lambda: self._delete_old(retention))
