@@ -5,16 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import (
-    Boolean,
-    Connection,
-    bindparam,
-    delete,
-    exists,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Boolean, Connection, bindparam, delete, exists, or_, select, text, update
 
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable, WatchConflict
 from bridge.core.model import NO_FACTS, TaskFacts, TaskStatus
@@ -36,6 +27,8 @@ def register(
     """Register watches; returns a result or an error for each.
 
     The errors are WatchConflict, IdempotencyConflict, TooManyWatches, NotFound and (never expected) StoreUnavailable.
+    Raises IntegrityError for a watch that was written before and has ended, as after a connection that was lost during
+    the commit.
     """
     entries = [Entry(new, replica) for new in items]
     if keyed := [entry for entry in entries if entry.new.idempotency is not None]:
@@ -159,23 +152,23 @@ _LOCK_OPEN_TASKS = (
     .order_by(tasks.c.id)
     .with_for_update()
 )
-_INSERT_TASKS = inserting(
-    tasks,
-    (
-        "id",
-        "key",
-        "task_id",
-        "credential",
-        "status",
-        "polls",
-        "owner",
-        "changed_elsewhere",
-        "wants_status",
-        "opened_at",
-        "task_class",
-    ),
-    lambda statement: statement.on_conflict_do_nothing(),
+_TASK_COLUMNS = (
+    *("id", "key", "task_id", "credential", "status", "polls", "owner", "changed_elsewhere", "wants_status"),
+    *("opened_at", "task_class"),
 )
+# Only an open task of the same key may be in the way. A row with the same id is an error: see `register`.
+_INSERT_TASKS = {
+    "postgresql": inserting(
+        tasks,
+        _TASK_COLUMNS,
+        lambda insert: insert.on_conflict_do_nothing(index_elements=["key"], index_where=text("closed_at IS NULL")),
+    ),
+    "sqlite": inserting(
+        tasks,
+        _TASK_COLUMNS,
+        lambda insert: insert.on_conflict_do_nothing(index_elements=[tasks.c.task_id, OPEN_CREDENTIAL]),
+    ),
+}
 _INSERT_WATCHES = inserting(
     watches,
     (
@@ -228,7 +221,8 @@ def _open_tasks(connection: Connection, entries: Sequence[Entry]) -> dict[str, T
     opened: dict[str, TaskView] = {}
     # A task may be settled and closed between our insert and our lock. Then we repeat this, and open a new task.
     while missing := sorted(by_key.keys() - opened.keys()):
-        inserted = _INSERT_TASKS.execute(connection, [_task_values(key, by_key[key], owner) for key in missing])
+        values = [_task_values(key, by_key[key], owner) for key in missing]
+        inserted = _INSERT_TASKS[connection.dialect.name].execute(connection, values)
         if inserted == len(missing):
             return opened | {key: _new_task(by_key[key][0], owner) for key in missing}
         wanted = [by_key[key][0].new for key in missing]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 
-from bridge.core.errors import NotFound, TooManyWatches, WatchConflict
+from bridge.core.errors import NotFound, StoreUnavailable, TooManyWatches, WatchConflict
 from bridge.core.model import TaskStatus, WatchState
 from bridge.store import registration
 from bridge.store.open import open_store
@@ -267,6 +267,19 @@ async def test_one_of_two_registrations_with_different_keys_at_once_is_written(s
     of_task = {"task_id": first.watch.task_id}
     assert rows(store, "SELECT id FROM tasks WHERE task_id = :task_id", **of_task) == [(written.view.task.row,)]
     assert rows(store, "SELECT id FROM watches WHERE task_id = :task_id", **of_task) == [(first.watch.id,)]
+
+
+async def test_a_registration_that_is_repeated_after_its_watch_has_ended_fails_and_delays_no_other(
+    store: Store,
+) -> None:
+    """The connection was lost during the commit, and the watch ended before the registration was tried again."""
+    new = new_watch(store)
+    registered = await register(store, new)
+    await settle(store, registered, completed)
+    [result] = await store.register_all([new])
+    assert isinstance(result, StoreUnavailable)
+    assert "IntegrityError" in str(result)
+    assert (await register_watch(store)).created
 
 
 async def test_a_large_batch_needs_no_further_file(sqlite_store: Store) -> None:
