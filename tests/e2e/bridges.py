@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -333,6 +334,14 @@ class Process:
 
 
 @cache
+def _temporary_folder() -> str:
+    """Makes the temporary folder of all bridges. On PostgreSQL, a killed bridge leaves its folder of videos there."""
+    folder = TemporaryDirectory(prefix="bridge-e2e-")
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
+@cache
 def _launcher() -> int:
     """Starts the launcher, once for all tests, and returns its port. The launcher ends when its stdin is closed."""
     command = [sys.executable, "-W", "error", "-m", "tests.e2e.launch"]
@@ -355,7 +364,7 @@ async def process(
 ) -> AsyncIterator[Process]:
     """Starts a bridge in another process, and kills it at the end if it still runs. `launch.py` defines the hooks."""
     texts = {**FAST_SETTINGS, "database_url": database_url, "amux_base_url": amux_url, **settings}
-    environment = {env_name(name): value for name, value in texts.items()}
+    environment = {"TMPDIR": _temporary_folder(), **{env_name(name): value for name, value in texts.items()}}
     port = await asyncio.to_thread(_launcher)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     writer.write(json.dumps({"env": environment, "hooks": dict(hooks or {})}).encode() + b"\n")

@@ -22,7 +22,8 @@ async def test_the_command_serves_and_stops_cleanly(
 ) -> None:
     async with environment(either_url) as env:
         texts = {**FAST_SETTINGS, "database_url": either_url, "amux_base_url": env.amux_url}
-        variables = {"PATH": os.environ["PATH"], **{env_name(name): value for name, value in texts.items()}}
+        own = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+        variables = {**own, **{env_name(name): value for name, value in texts.items()}}
         command = [sys.executable, "-m", "bridge", "serve"]
         began = time.monotonic()
         serving = await asyncio.create_subprocess_exec(

@@ -26,7 +26,8 @@ from tests.waiting import SAFETY_SECONDS
 async def serve(folder: Path, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Runs the command `serve`, and kills it at the end if it still runs."""
     texts = {**FAST_SETTINGS, "amux_base_url": "http://127.0.0.1:9", **settings}
-    variables = {"PATH": os.environ["PATH"], **{env_name(name): value for name, value in texts.items()}}
+    own = {"PATH": os.environ["PATH"], "TMPDIR": str(folder)}
+    variables = {**own, **{env_name(name): value for name, value in texts.items()}}
     command = [sys.executable, "-m", "bridge", "serve"]
     pipe = asyncio.subprocess.PIPE
     running = await asyncio.create_subprocess_exec(*command, env=variables, cwd=folder, stdout=pipe, stderr=pipe)

@@ -87,13 +87,16 @@ async def program(
     environ: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Program]:
-    """Starts the program in a folder, and kills it at the end if it still runs. Its stderr is read like its log."""
+    """Starts the program in a folder, and kills it at the end if it still runs. Its stderr is read like its log.
+
+    Its temporary folder is the same folder, unless `environ` has another one.
+    """
     started = await asyncio.create_subprocess_exec(
         *prefix,
         str(PROGRAM),
         *(arguments or ("serve",)),
         cwd=folder,
-        env=environment_of(environ, **settings),
+        env=environment_of({"TMPDIR": str(folder), **(environ or {})}, **settings),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
