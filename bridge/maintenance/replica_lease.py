@@ -93,7 +93,7 @@ class ReplicaLease:
 
     async def _poll_adopted(self, rows: Sequence[TaskView], replica: Replica) -> None:
         for row in rows:
-            if row.closed:  # its last watch was cancelled at another replica
+            if row.closed:  # its last watch was cancelled, perhaps at another replica
                 self._poller.drop(row.row)
         rows = [row for row in rows if not row.closed]
         if not rows:

@@ -174,9 +174,10 @@ _DELETE_DEAD = delete(replicas).where(
 
 
 def adopt(connection: Connection, replica: Replica, limit: int) -> list[TaskView]:
-    """Take over tasks that no replica polls, and reload own tasks that others changed: up to `limit` of each kind.
+    """Take over tasks that no replica polls, and reload own tasks that changed: up to `limit` of each kind.
 
-    The result includes each own task that another replica closed, by cancelling its last watch; it is marked as closed.
+    An own task has changed when another replica gave it to this one or registered a watch that asks for its status, or
+    when a cancellation closed it, at any replica. A closed task of the result is marked as closed.
     Raises LostClaim if another replica has taken the tasks of this one.
     """
     now = replica.now()

@@ -337,7 +337,7 @@ class Store:
         self.replica = await self._writer.run(replicas.join, self._database)
 
     async def adopt(self, limit: int) -> Sequence[TaskView]:
-        """Takes over tasks that no replica polls, and reloads own tasks that others changed, as `replicas.adopt`.
+        """Takes over tasks that no replica polls, and reloads own tasks that changed, as `replicas.adopt`.
 
         Returns up to `limit` tasks of each kind. Raises LostClaim when another replica has taken this one's tasks.
         """
