@@ -5,6 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import overload
 
+# If the difference of the two clocks changes by more between two checks, the wall clock was set. Slewing moves a clock
+# by only half a millisecond a second.
+CLOCK_STEP_SECONDS = 2.0
+
 # CLOCK_BOOTTIME continues while the machine is suspended. time.monotonic() stops, so a lease would seem to last longer.
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 

@@ -13,15 +13,13 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from bridge.aio.clocks import CLOCK_STEP_SECONDS
 from bridge.aio.system import SYSTEM, System
 from bridge.core.errors import BridgeError
 from bridge.telemetry import get_logger
 from bridge.telemetry.outage_log import OutageLog
 
 CLOCK_CHECK_SECONDS = 1.0
-# If the difference of the clocks changes by more between two checks, the wall clock was set. Slewing moves a clock by
-# only half a millisecond a second.
-CLOCK_STEP_SECONDS = 2.0
 
 _log = get_logger("scheduler")
 

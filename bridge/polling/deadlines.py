@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bridge.aio.clocks import Clocks
+from bridge.aio.clocks import CLOCK_STEP_SECONDS, Clocks
 from bridge.core.errors import StoreUnavailable
 from bridge.polling.state import PolledTask
 from bridge.store.records import Overdue
@@ -14,7 +14,6 @@ PAGE = 500
 # With a long backlog, a check begins where the last one ended: deadlines pass in their order, so new overdue watches
 # come after that place. A full check reads all overdue watches again, also the ones that are flagged and still active.
 FULL_CHECK_SECONDS = 10.0
-CLOCK_STEP_SECONDS = 2.0  # a larger difference between the clocks: the wall clock was set, or the machine slept
 
 _log = get_logger("polling")
 
