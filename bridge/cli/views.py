@@ -45,7 +45,7 @@ def watch_pairs(watch: Json) -> Iterator[Pair]:
     word, task = status(watch), watch["task"]
     yield "watch", [watch["id"], "  ", (word, STYLES.get(word, "accent")), f"  (app {printable(watch['app'])})"]
     yield "task", [printable(watch["task_id"]), f"  {_task_in_short(task)}"]
-    yield "callback", [printable(_without_query(watch["callback_url"]))]
+    yield "callback", [printable(_with_hidden_query(watch["callback_url"]))]
     yield from _optional("video", task["url"])
     yield from _optional("error", _error(task["error"]))
     yield "registered", [watch["created_at"]]
@@ -103,6 +103,6 @@ def _error(error: Json | None) -> str | None:
     return printable(str(error["message"] or error["code"] or "no message"))
 
 
-def _without_query(url: str) -> str:
+def _with_hidden_query(url: str) -> str:
     path, mark, _ = url.partition("?")
     return f"{path}?..." if mark else path

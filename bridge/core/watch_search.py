@@ -156,7 +156,7 @@ def matches(search: SearchText, watch: SearchedWatch) -> bool:
     if text in watch.id or text in watch.task_id.casefold() or _in_event_id(text, watch.id):
         return True
     place = search.place
-    if place is not None and (place in without_query(watch.callback_url).casefold() or place in watch.host):
+    if place is not None and (place in before_query(watch.callback_url).casefold() or place in watch.host):
         return True
     if search.url_parts and _has_part(search, watch):
         return True
@@ -173,13 +173,13 @@ def _in_event_id(text: str, watch_id: str) -> bool:
 
 def _has_part(search: SearchText, watch: SearchedWatch) -> bool:
     """Whether the normal form of a watch's callback URL contains the text."""
-    scheme, _, rest = without_query(watch.callback_url).partition("://")
+    scheme, _, rest = before_query(watch.callback_url).partition("://")
     host = watch.host.removesuffix(f":{DEFAULT_PORTS.get(scheme.lower())}")
     url = f"{scheme}://{host}/{unquote(rest.partition('/')[2])}".casefold()
     return any(part.text in url for part in search.url_parts)
 
 
-def without_query(url: str) -> str:
+def before_query(url: str) -> str:
     """Returns a callback URL up to its query. A callback URL has no fragment."""
     return url.partition("?")[0]
 

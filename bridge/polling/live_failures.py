@@ -16,7 +16,7 @@ def confirm_live_failure(
     Returns the observation to use, and whether a failure was found, confirmed or cleared.
     """
     before = task.unconfirmed_failure
-    counted, task.unconfirmed_failure = confirm_failure(before, observation, began, now, interval)
+    effective, task.unconfirmed_failure = confirm_failure(before, observation, began, now, interval)
     if before is None and task.unconfirmed_failure is not None:
         _log.event(
             "failure_unconfirmed",
@@ -28,11 +28,11 @@ def confirm_live_failure(
                 " ends"
             ),
         )
-        return counted, True
+        return effective, True
     if before is not None and task.unconfirmed_failure is None:
-        confirmed = isinstance(counted, TaskRecord) and counted.status is TaskStatus.FAILED
+        confirmed = isinstance(effective, TaskRecord) and effective.status is TaskStatus.FAILED
         event = "failure_confirmed" if confirmed else "failure_cleared"
         means = "the task has failed" if confirmed else "amux does not report this failure any more"
         _log.event(event, task_id=task.task_id, waited_seconds=round(now - before.since, 3), means=means)
-        return counted, True
-    return counted, False
+        return effective, True
+    return effective, False

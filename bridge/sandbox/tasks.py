@@ -84,7 +84,10 @@ class Tasks:
         """Returns amux's record of a task as the last sweep left it; None for a task without a platform."""
         for each, at in self._sweep.visits(self._clock()):
             sweep(
-                each, self._ask_vendor(each, at, base_url, counted=not each.vendor.live), int(self._unix + at), base_url
+                each,
+                self._ask_vendor(each, at, base_url, uses_up=not each.vendor.live),
+                int(self._unix + at),
+                base_url,
             )
             self._sweep.follow(each)
         return self._records.get(task.task_id)
@@ -93,17 +96,17 @@ class Tasks:
         """Asks a live task's vendor, as a status request does. Returns whether amux could read the answer."""
         self.vendor_requests[record.task.task_id] += 1
         now = self._clock()
-        reply = self._ask_vendor(record, now, base_url, counted=True)
+        reply = self._ask_vendor(record, now, base_url, uses_up=True)
         if reply is None:
             return False
         refresh(record, reply, int(self._unix + now), base_url)
         self._sweep.follow(record)
         return True
 
-    def _ask_vendor(self, record: Record, at: float, base_url: str, *, counted: bool) -> Reply | None:
-        """Returns what amux reads in the vendor's answer. A counted request uses the next of `vendor_answers`."""
-        turn = record.vendor_requests if counted else len(record.task.behaviour.vendor_answers)
-        record.vendor_requests += counted
+    def _ask_vendor(self, record: Record, at: float, base_url: str, *, uses_up: bool) -> Reply | None:
+        """Returns what amux reads in the vendor's answer. With `uses_up` it uses the next of `vendor_answers` up."""
+        turn = record.vendor_requests if uses_up else len(record.task.behaviour.vendor_answers)
+        record.vendor_requests += uses_up
         age = at - record.task.created_clock
         view = vendor_view(record, age, base_url)
         answer = self.vendor_outage or record.task.behaviour.vendor_answer_at(turn)

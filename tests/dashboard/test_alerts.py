@@ -26,7 +26,7 @@ from bridge.store.database import cause_of
 from bridge.store.records import Counts
 from bridge.web.dashboard.alert import Alert, AlertInputs, Kind, Level
 from bridge.web.dashboard.alerts import current_alerts
-from bridge.web.dashboard.formatting import counted, sentence, size, span
+from bridge.web.dashboard.formatting import quantity, sentence, size, span
 from tests.dashboard.harness import KEY, running_bridge
 from tests.ports import free_port
 
@@ -240,7 +240,7 @@ def test_a_store_that_does_not_answer_hides_only_its_own_alerts() -> None:
 
 
 def test_numbers_sizes_and_durations_are_formatted() -> None:
-    assert [counted(1, "watch", "watches"), counted(2048, "task")] == ["1 watch", "2,048 tasks"]
+    assert [quantity(1, "watch", "watches"), quantity(2048, "task")] == ["1 watch", "2,048 tasks"]
     assert [span(0), span(59.4), span(61), span(3720), span(90_000)] == [
         "0 s",
         "59 s",

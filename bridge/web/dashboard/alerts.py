@@ -15,7 +15,7 @@ from bridge.store.dashboard_queries import COUNTED
 from bridge.store.records import CONFIGURED
 from bridge.telemetry.history import lag_quantile, settled_by_outcome
 from bridge.web.dashboard.alert import KINDS, LEVELS, Alert, AlertInputs, Kind, Level
-from bridge.web.dashboard.formatting import clock, counted, sentence, size, span
+from bridge.web.dashboard.formatting import clock, quantity, sentence, size, span
 from bridge.web.dashboard.receiver_alerts import late_callback_alerts, receiver_alerts
 
 LATE_POLL_SECONDS: Final = 5.0  # the 95th percentile of the poll lag; 50 ms is normal
@@ -60,7 +60,7 @@ def _store_alerts(inputs: AlertInputs) -> Iterator[Alert]:
             next_step = "Check the database and the connection to it. The bridge continues when the database answers."
     effect = "New registrations get a 503, and pending callbacks wait. Nothing that was accepted is lost."
     unwritten = inputs.stats.unwritten
-    waiting = counted(unwritten, "task update waits", "task updates wait")
+    waiting = quantity(unwritten, "task update waits", "task updates wait")
     in_memory = f" {waiting} in memory." if unwritten else ""
     yield Alert("store", Level.BAD, title, f"{sentence(reason.message)} {effect}{in_memory}", next_step)
 
@@ -100,10 +100,10 @@ def _replica_alerts(inputs: AlertInputs) -> Iterator[Alert]:
     lost = [one for one in inputs.store.replicas if one.expires_at < oldest_lease and one.owned_tasks]
     if lost:
         one = lost[0]
-        tasks = counted(one.owned_tasks, "task")
+        tasks = quantity(one.owned_tasks, "task")
         explanation = f"The lease of {one.id} ended at {clock(one.expires_at)}. It owned {tasks}."
         next_step = "Find out why it stopped. The other replicas take over its tasks within 15 s."
-        title = f"{counted(len(lost), 'replica does', 'replicas do')} not answer"
+        title = f"{quantity(len(lost), 'replica does', 'replicas do')} not answer"
         yield Alert("replicas", Level.WARN, title, explanation, next_step)
 
 
@@ -113,7 +113,7 @@ def _replica_alerts(inputs: AlertInputs) -> Iterator[Alert]:
 def _key_alerts(inputs: AlertInputs) -> Iterator[Alert]:
     own_keys = []
     for key in inputs.credentials:
-        tasks = counted(inputs.stats.keys.get(key.name, 0), "task")
+        tasks = quantity(inputs.stats.keys.get(key.name, 0), "task")
         since = "" if key.since is None else f" (since {clock(key.since)})"
         if key.state is CredentialState.THROTTLED:
             yield _throttled_alert(key, tasks, since)
@@ -137,7 +137,7 @@ def _key_alerts(inputs: AlertInputs) -> Iterator[Alert]:
         title = f"amux refuses an app's own key ({_key_name(key.name)})"
         yield Alert(f"key {key.name}", Level.WARN, title, explanation, next_step, {"trouble": "key"})
     if len(own_keys) > MAX_KEY_ALERTS:
-        title = f"amux refuses {counted(len(own_keys) - MAX_KEY_ALERTS, 'more key of an app', 'more keys of apps')}"
+        title = f"amux refuses {quantity(len(own_keys) - MAX_KEY_ALERTS, 'more key of an app', 'more keys of apps')}"
         next_step = "Do the same for each of these keys."
         yield Alert("keys", Level.WARN, title, "The list of amux keys below shows them.", next_step)
 
@@ -173,18 +173,18 @@ def _poll_alerts(inputs: AlertInputs) -> Iterator[Alert]:
     if stats.failing:
         most = stats.failing * 2 >= stats.tasks and stats.failing >= 10
         errors = "; ".join(
-            f"{(stats.messages.get(code) or code).strip().rstrip('.')[:200]} ({code}, {counted(count, 'task')})"
+            f"{(stats.messages.get(code) or code).strip().rstrip('.')[:200]} ({code}, {quantity(count, 'task')})"
             for code, count in list(stats.errors.items())[:2]
         )
         explanation = f"At least two polls in a row failed. Last errors: {sentence(errors)}"
         next_step = (
             "See amux's status page. Polls continue at longer intervals; each watch ends at its deadline or before."
         )
-        title = f"{counted(stats.failing, 'task is', 'tasks are')} stuck: polls fail"
+        title = f"{quantity(stats.failing, 'task is', 'tasks are')} stuck: polls fail"
         level = Level.BAD if most else Level.WARN
         yield Alert("stuck", level, title, explanation, next_step, {"trouble": "stuck"})
     if stats.late:
-        polls = counted(stats.late, "poll has", "polls have")
+        polls = quantity(stats.late, "poll has", "polls have")
         explanation = f"{polls} been due for more than 10 s without an answer."
         next_step = (
             "Raise BRIDGE_POLL_CONCURRENCY or BRIDGE_POLL_RATE_PER_SECOND, or add a replica. Check the CPU as well."
@@ -203,7 +203,7 @@ def _poll_alerts(inputs: AlertInputs) -> Iterator[Alert]:
 def _deadline_alerts(inputs: AlertInputs) -> Iterator[Alert]:
     count = inputs.nearing_deadline
     if count:
-        watches = f"{COUNTED:,} or more watches" if count >= COUNTED else counted(count, "watch", "watches")
+        watches = f"{COUNTED:,} or more watches" if count >= COUNTED else quantity(count, "watch", "watches")
         title = f"{watches} {'is' if count == 1 else 'are'} near the deadline"
         explanation = "Nine tenths of the time have passed, and amux has not reported the end of the task."
         next_step = "Check their progress. An app that needs more time registers with a larger timeout_seconds."
@@ -221,7 +221,7 @@ def _lost_outcome_alerts(inputs: AlertInputs) -> Iterator[Alert]:
     for outcome, (title, explanation) in _LOST_OUTCOMES.items():
         if count := counts.get(outcome, 0):
             next_step = "The timeline of each watch shows its last known status. The apps got the same message."
-            watches = counted(count, "watch", "watches")
+            watches = quantity(count, "watch", "watches")
             filters = {"outcome": str(outcome)}
             yield Alert(
                 str(outcome), Level.NOTE, f"{watches} {title} in the last hour", explanation, next_step, filters

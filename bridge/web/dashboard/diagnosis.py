@@ -14,9 +14,9 @@ from bridge.web.dashboard.alert import Level
 from bridge.web.dashboard.alerts import amux_message
 from bridge.web.dashboard.formatting import (
     clock,
-    counted,
     is_superseded,
     message_of,
+    quantity,
     relative_time,
     sentence,
     span,
@@ -73,7 +73,7 @@ def _task_problem(view: WatchView, live: TaskView | None, now: float, *, shared:
         following = "" if live.next_poll_at is None else f", next poll {relative_time(live.next_poll_at, now)}"
         return Diagnosis(Level.WARN, f"A failure is being confirmed{following}: {message_of(live.last_error)}.")
     if live.failures >= FAILING_FROM:
-        polls = counted(live.failures, "poll")
+        polls = quantity(live.failures, "poll")
         return Diagnosis(
             Level.WARN, f"{polls} in a row failed{_next(live.next_poll_at, now)}: {message_of(live.last_error)}."
         )
@@ -94,11 +94,11 @@ def _deadline_problem(view: WatchView, now: float) -> Diagnosis | None:
 def _delivery_problem(deliveries: tuple[DeliveryView, ...], now: float) -> Diagnosis | None:
     for one in deliveries:
         if one.state is DeliveryState.DEAD and not is_superseded(one):
-            attempts = counted(one.attempts, "attempt")
+            attempts = quantity(one.attempts, "attempt")
             return Diagnosis(Level.BAD, f"The callback is dead after {attempts}: {message_of(one.last_error)}.")
     for one in deliveries:
         if one.state is DeliveryState.PENDING and one.last_error is not None:
-            attempts = counted(one.attempts, "attempt")
+            attempts = quantity(one.attempts, "attempt")
             error = message_of(one.last_error)
             return Diagnosis(Level.WARN, sentence(f"{attempts} failed{_next(one.next_attempt_at, now)}: {error}"))
     return None

@@ -12,7 +12,7 @@ _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 _NO_REASON = "no reason was given"
 
 
-def counted(count: int, one: str, many: str | None = None) -> str:
+def quantity(count: int, one: str, many: str | None = None) -> str:
     """Returns a number with its noun: `1 callback`, `2,048 callbacks`. `many` defaults to `one` with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 

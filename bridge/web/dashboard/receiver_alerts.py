@@ -9,7 +9,7 @@ from bridge.core.receivers import Receiver as ReceiverFigures
 from bridge.core.receivers import ReceiverHealth, health_of
 from bridge.store.dashboard_queries import Receiver
 from bridge.web.dashboard.alert import Alert, AlertInputs, Level
-from bridge.web.dashboard.formatting import clock, counted, message_of, relative_time, span
+from bridge.web.dashboard.formatting import clock, message_of, quantity, relative_time, span
 
 LATE_CALLBACK_SECONDS: Final = 30.0  # a claim, its attempt and its record take 26 s at most by default
 
@@ -30,7 +30,7 @@ def receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
 
 def _paused_receiver_alert(receiver: ReceiverFigures) -> Alert:
     by, at = ("", 0.0) if receiver.pause is None else (receiver.pause.by, receiver.pause.at)
-    waiting = counted(receiver.pending, "callback waits and uses up", "callbacks wait and use up")
+    waiting = quantity(receiver.pending, "callback waits and uses up", "callbacks wait and use up")
     return Alert(
         f"paused {receiver.name}",
         Level.NOTE,
@@ -48,7 +48,7 @@ def _dead_receiver_alert(receiver: Receiver, now: float) -> Alert:
     return Alert(
         f"host {receiver.host}",
         Level.BAD,
-        f"{counted(receiver.dead, 'callback')} to {receiver.host} {'is' if one else 'are'} dead",
+        f"{quantity(receiver.dead, 'callback')} to {receiver.host} {'is' if one else 'are'} dead",
         f"{_why_dead(receiver.dead_error)} Last error{at}: {message_of(receiver.dead_error)}.{waiting}",
         f"Fix {receiver.host}, then send the {'callback' if one else 'callbacks'} again. "
         "The webhook-id stays the same, so a receiver can detect duplicates.",
@@ -81,7 +81,7 @@ def _failing_receiver_alert(receiver: Receiver, health: ReceiverHealth, now: flo
 
 
 def _pending(receiver: Receiver, now: float) -> str:
-    callbacks = counted(receiver.waiting, "callback is pending", "callbacks are pending")
+    callbacks = quantity(receiver.waiting, "callback is pending", "callbacks are pending")
     retry = ""
     if receiver.next_at is not None:
         retry = f", next attempt {relative_time(receiver.next_at, now)}"

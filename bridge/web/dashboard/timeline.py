@@ -18,7 +18,7 @@ from bridge.store.records import DeliveryView, TaskView
 from bridge.telemetry import without_query
 from bridge.web.dashboard.alert import Level
 from bridge.web.dashboard.attempts import NumberedAttempt, numbered, runs
-from bridge.web.dashboard.formatting import counted, is_superseded, message_of, sentence
+from bridge.web.dashboard.formatting import is_superseded, message_of, quantity, sentence
 
 _STATUS_TITLES: Final[Mapping[EventType, str]] = {
     EventType.QUEUED: "amux: task queued",
@@ -146,7 +146,7 @@ def _dead(delivery: DeliveryView) -> dict[str, Any]:
     if is_superseded(delivery):
         title = f"{delivery.type} is not sent: the watch became final first"
         return _entry(delivery.dead_at, "dead", title, delivery=delivery.id)
-    title = f"The callback is dead after {counted(delivery.attempts, 'attempt')}"
+    title = f"The callback is dead after {quantity(delivery.attempts, 'attempt')}"
     text = sentence(message_of(delivery.last_error))
     return _entry(delivery.dead_at, "dead", title, Level.BAD, text=text, delivery=delivery.id)
 
