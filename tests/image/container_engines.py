@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -179,10 +180,12 @@ class Buildah:
     def running(self, *arguments: str, environ: Mapping[str, str]) -> Iterator[Container]:
         data, bundle, name = self._folder / "data", self._folder / "bundle", f"under-test-{os.getpid()}"
         bundle.mkdir(exist_ok=True)
-        if not data.exists():  # only the bridge's user may enter; /data in the image is also open to group 0
-            data.mkdir(mode=0o700)
-            os.chown(data, USER, USER)
         with self._mounted(IMAGE) as root:
+            if not data.exists():  # as Docker makes a new volume: with the owner and the mode of /data in the image
+                found = Path(root, "data").stat()
+                data.mkdir()
+                data.chmod(stat.S_IMODE(found.st_mode))
+                os.chown(data, found.st_uid, found.st_gid)
             config = runtime_config(self.config(), arguments, environ, root, data)
             (bundle / "config.json").write_text(json.dumps(config))
             command = [*self._runc, "run", f"--bundle={bundle}", name]

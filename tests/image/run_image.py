@@ -45,6 +45,7 @@ print(json.dumps({
     "capabilities": [status[name].strip("0\\t ") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
     "no_new_privileges": status["NoNewPrivs"].strip(),
     "writable": writable,
+    "data": [os.stat("/data").st_uid, os.stat("/data").st_gid, oct(stat.S_IMODE(os.stat("/data").st_mode))],
     "compilers": [name for name in ("cc", "gcc", "g++", "make") if shutil.which(name)],
     "modes": {name: oct(stat.S_IMODE(os.stat("/data/" + name).st_mode)) for name in os.listdir("/data")},
 }))
@@ -76,6 +77,7 @@ def check_rights(container: Container) -> None:
         "capabilities": [""] * 5,
         "no_new_privileges": "1",
         "writable": ["/data"],
+        "data": [USER, 0, "0o770"],
         "compilers": [],
     }
     assert {"bridge.db", "bridge.key"} <= modes.keys()
