@@ -20,7 +20,7 @@ from bridge.core.targets import (
     TargetPolicy,
     check_address,
     parse_target,
-    refusal_reason,
+    refusal_of,
     unmapped_address,
 )
 
@@ -176,14 +176,14 @@ class Guard:
         """
         name = None if target is None else name_of(target)
         # https=True: the scheme was checked with the target.
-        if rule := refusal_reason(ip_address(address), self._policy, port, https=True, name=name):
-            raise RefusedAddressError(f"{address} {rule}")
+        if refusal := refusal_of(ip_address(address), self._policy, port, https=True, name=name):
+            raise RefusedAddressError(f"{address} {refusal.rule}")
 
     def _check_addresses(self, target: Target, found: tuple[Address, ...]) -> tuple[Address, ...]:
         for address in found:
-            if rule := refusal_reason(address, self._policy, target.port, https=target.https, name=name_of(target)):
+            if refusal := refusal_of(address, self._policy, target.port, https=target.https, name=name_of(target)):
                 # The message does not contain the address: apps must not learn the addresses of internal names.
-                raise TargetRefused(f"{target.host} resolves to an address that {rule}")
+                raise TargetRefused(f"{target.host} resolves to an address that {refusal.rule}", refusal.settings)
         return tuple(map(unmapped_address, found))
 
     async def _look_up(self, target: Target) -> tuple[Address, ...]:

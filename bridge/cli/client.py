@@ -12,6 +12,7 @@ from bridge import USER_AGENT
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.cli.errors import CommandFailed
 from bridge.cli.terminal import printable
+from bridge.core.refusal import HTTPS_ONLY
 from bridge.settings.client import ClientSettings, load_client
 
 CALL_TIMEOUT_SECONDS = 15.0  # a bridge answers within 5 s, even when its store does not answer
@@ -119,6 +120,13 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         case "unauthorized":
             return f"the bridge requires a token: set BRIDGE_TOKEN ({detail})"
         case "callback_refused":
-            return f"{detail}; to allow private networks, set BRIDGE_CALLBACK_ALLOW_NETWORKS where the bridge runs"
+            return with_settings(detail, problem.get("settings"), "where the bridge runs")
         case _:
             return detail
+
+
+def with_settings(sentence: str, settings: object, place: str) -> str:
+    """Returns the sentence of a refusal, and the settings that can allow the target, if there are some."""
+    names = [printable(str(name)) for name in settings] if isinstance(settings, list | tuple) else []
+    changes = " or ".join(f"{name}=false" if name == HTTPS_ONLY else name for name in names)
+    return f"{sentence}; to allow it, set {changes} {place}" if names else sentence

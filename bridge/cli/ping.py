@@ -16,6 +16,7 @@ from bridge.aio.threads import Threads
 from bridge.callback.guard import Guard, SystemResolver
 from bridge.callback.sender import Sender
 from bridge.callback.tls import receiver_tls
+from bridge.cli.client import with_settings
 from bridge.cli.errors import FAILED, CommandFailed, WrongUsage
 from bridge.cli.signing_secrets import load_signing_secrets, missing_database
 from bridge.cli.terminal import note
@@ -79,8 +80,8 @@ async def _ping(
         finally:
             await sender.close()
     except TargetRefused as error:
-        hint = "to allow private networks, set BRIDGE_CALLBACK_ALLOW_NETWORKS for this command and for the bridge"
-        raise CommandFailed(f"{error}; {hint}") from None
+        sentence = with_settings(str(error), error.settings, "for this command and for the bridge")
+        raise CommandFailed(sentence) from None
     except InvalidRequest as error:
         raise WrongUsage("; ".join(f"the URL {rule}" for _, rule in error.fields)) from None
     finally:

@@ -1,5 +1,7 @@
 """The bridge's named errors. `web/errors.py` gives each one its HTTP status."""
 
+from collections.abc import Sequence
+
 from bridge.core.health import HealthCode
 
 
@@ -21,9 +23,16 @@ class InvalidRequest(BridgeError):
 
 
 class TargetRefused(BridgeError):
-    """A callback target that the rules refuse. The message names the rule."""
+    """A callback target that the rules refuse. The message names the rule.
+
+    `settings` are the bridge's settings of which each can allow the target.
+    """
 
     code = "callback_refused"
+
+    def __init__(self, message: str, settings: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.settings = tuple(settings)
 
 
 class NotFound(BridgeError):

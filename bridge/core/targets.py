@@ -15,6 +15,8 @@ from typing import TypeAlias
 from urllib.parse import quote, unquote
 
 from bridge.core.errors import InvalidRequest, TargetRefused
+from bridge.core.ipv4_spelling import inet_aton
+from bridge.core.refusal import ALLOW_HOSTS, ALLOW_NETWORKS, ALLOW_PRIVATE_HOSTS, HTTPS_ONLY, PORTS, Refusal
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -81,6 +83,12 @@ _PRIVATE: tuple[Network, ...] = (
     *_LOOPBACK,
     *map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16")),
     IPv6Network("fc00::/7"),
+)
+# No receiver has such an address, or none that an operator should open.
+_USELESS = frozenset({"a cloud's metadata service", "multicast", "broadcast", "discard-only"})
+_NEVER_OPENED: tuple[Network, ...] = (
+    *(network for network, name in _IPV4_RULES if name in _USELESS),
+    *(network for network, name in _IPV6_RULES if name in _USELESS),
 )
 _METADATA = frozenset({IPv4Address("100.100.100.200"), IPv6Address("fd00:ec2::254")})  # inside of _PRIVATE
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has allocated
@@ -214,24 +222,31 @@ def _represents_ipv4(address: IPv6Address) -> bool:
     return address.ipv4_mapped is not None or address in _NAT64
 
 
-def refusal_reason(
+def refusal_of(
     address: Address, policy: TargetPolicy, port: int, *, https: bool, name: str | None = None
-) -> str | None:
-    """Returns the rule that refuses an address, as the end of a sentence about the address; None if no rule does.
+) -> Refusal | None:
+    """Returns why an address is refused; None if no rule refuses it.
 
     `name` is the name that resolved to the address; None for a literal address.
     """
     address = unmapped_address(address)
     if port in policy.own_ports and _is_local(address, policy):
-        return f"is local, and port {port} is the bridge's own"
+        return Refusal(f"is local, and port {port} is the bridge's own")
     if any(address in network for network in policy.allow_networks):
         return None
     opened = name is not None and any(_matches(name, pattern) for pattern in policy.allow_private_hosts)
     if (rule := special_use(address)) and not (opened and _is_private(address)):
-        return rule
+        return Refusal(rule, _settings_that_open(address, name))
     if policy.https_only and not https:
-        return "may be called over https only (BRIDGE_CALLBACK_HTTPS_ONLY)"
+        return Refusal(f"may be called over https only ({HTTPS_ONLY})", (HTTPS_ONLY,))
     return None
+
+
+def _settings_that_open(address: Address, name: str | None) -> tuple[str, ...]:
+    forms = [address, *(inner for _, inner in embedded_ipv4(address))]
+    if any(form in network for form in forms for network in _NEVER_OPENED):
+        return ()
+    return (ALLOW_NETWORKS,) if name is None or not _is_private(address) else (ALLOW_NETWORKS, ALLOW_PRIVATE_HOSTS)
 
 
 def _is_local(address: Address, policy: TargetPolicy) -> bool:
@@ -247,8 +262,8 @@ def _is_private(address: Address) -> bool:
 
 def check_address(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> None:
     """Raises TargetRefused with the rule ("127.0.0.1 is loopback (127.0.0.0/8)") if a rule refuses the address."""
-    if rule := refusal_reason(address, policy, port, https=https):
-        raise TargetRefused(f"{address} {rule}")
+    if refusal := refusal_of(address, policy, port, https=https):
+        raise TargetRefused(f"{address} {refusal.rule}", refusal.settings)
 
 
 # --- URLs ---------------------------------------------------------------------------------------------------------
@@ -262,14 +277,14 @@ def parse_target(url: str, policy: TargetPolicy) -> Target:
     """
     target = _split(url)
     if policy.ports is not None and target.port not in policy.ports:
-        raise TargetRefused(f"port {target.port} is not among the allowed ports (BRIDGE_CALLBACK_PORTS)")
+        raise TargetRefused(f"port {target.port} is not among the allowed ports ({PORTS})", (PORTS,))
     if policy.allow_hosts and not any(_matches(target.host, pattern) for pattern in policy.allow_hosts):
-        raise TargetRefused(f"{target.host} is not among the allowed hosts (BRIDGE_CALLBACK_ALLOW_HOSTS)")
+        raise TargetRefused(f"{target.host} is not among the allowed hosts ({ALLOW_HOSTS})", (ALLOW_HOSTS,))
     if target.address is not None:
         check_address(target.address, policy, target.port, https=target.https)
     elif policy.https_only and not target.https and not policy.allow_networks:
         # If networks are open, a name may resolve to an address in one of them. The addresses are checked later.
-        raise TargetRefused(f"{target.host} may be called over https only (BRIDGE_CALLBACK_HTTPS_ONLY)")
+        raise TargetRefused(f"{target.host} may be called over https only ({HTTPS_ONLY})", (HTTPS_ONLY,))
     return target
 
 
@@ -349,7 +364,10 @@ def _host(spelling: str) -> tuple[str, IPv4Address | None]:
     host = unicodedata.normalize("NFKC", unquote(spelling)).lower()
     host = host.replace("\u3002", ".").removesuffix(".")  # IDNA reads the ideographic full stop as a dot; NFKC keeps it
     if _ENDS_IN_NUMBER.fullmatch(host):
-        address = _inet_aton(host)
+        try:
+            address = inet_aton(host)
+        except ValueError as error:
+            raise _malformed(str(error)) from None
         if str(address) != spelling:
             raise TargetRefused(f"IPv4 addresses are accepted in their usual spelling only: {address}")
         return spelling, address
@@ -370,28 +388,3 @@ def _idna(host: str) -> str:
         return idna.encode(host, uts46=True).decode("ascii")
     except (idna.IDNAError, UnicodeError):
         raise _malformed("must have a valid host name") from None
-
-
-def _inet_aton(host: str) -> IPv4Address:
-    """Reads an IPv4 address as `inet_aton` does: 1 to 4 decimal, octal or hexadecimal numbers.
-
-    The last number fills all remaining bytes.
-    """
-    try:
-        *head, tail = [_number(part) for part in host.split(".")]
-    except ValueError:
-        raise _malformed("must have a valid host name") from None
-    if len(head) > 3 or any(part > 0xFF for part in head) or tail >= 1 << 8 * (4 - len(head)):
-        raise _malformed("must have a valid IPv4 address")
-    value = tail
-    for index, part in enumerate(head):
-        value |= part << 8 * (3 - index)
-    return IPv4Address(value)
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isalnum() or len(text) > 64:
-        raise ValueError(text)  # int() would accept signs, underscores and spaces
-    if text.startswith("0x"):
-        return int(text[2:] or "0", 16)
-    return int(text, 8 if text.startswith("0") else 10)

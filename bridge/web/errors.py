@@ -14,7 +14,7 @@ from bridge.amux import AmuxUnavailable
 from bridge.amux.content_read import ContentInterrupted
 from bridge.amux.proxy import AnswerInterrupted, UploadInterrupted
 from bridge.core import errors
-from bridge.core.errors import BridgeError, InvalidRequest, WatchConflict
+from bridge.core.errors import BridgeError, InvalidRequest, TargetRefused, WatchConflict
 from bridge.core.ids import WATCH_ID_PATTERN
 
 PROBLEM_TYPE: Final = "application/problem+json"
@@ -50,6 +50,9 @@ class ProblemBody(TypedDict):
     errors: NotRequired[Annotated[list[FieldError], Field(description="With `invalid_request`: the bad fields.")]]
     error: NotRequired[
         Annotated[OpenAiError, Field(description="On `/v1/*`: the same problem, as OpenAI's SDKs read it.")]
+    ]
+    settings: NotRequired[
+        Annotated[list[str], Field(description="With `callback_refused`: settings of which each can allow the target.")]
     ]
     watch_id: NotRequired[
         Annotated[
@@ -227,6 +230,8 @@ def problem_of(error: BridgeError) -> ProblemBody:
     details = problem(status, error.code, str(error))
     if isinstance(error, InvalidRequest):
         details["errors"] = [{"field": name, "message": rule} for name, rule in error.fields]
+    if isinstance(error, TargetRefused) and error.settings:
+        details["settings"] = list(error.settings)
     if isinstance(error, WatchConflict):
         details["watch_id"] = error.watch_id
     return details

@@ -90,19 +90,52 @@ def test_ping_prints_its_result_as_json(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "sentence"),
+    ("url", "sentence", "fix", "settings"),
     [
-        ("http://127.0.0.1:9/", "127.0.0.1 is loopback"),
-        ("http://10.1.2.3/", "10.1.2.3 is private"),
-        ("ftp://example.com/", "only http and https targets are allowed"),
+        ("http://127.0.0.1:9/", "127.0.0.1 is loopback (127.0.0.0/8)", "BRIDGE_CALLBACK_ALLOW_NETWORKS", {}),
+        ("http://10.1.2.3/", "10.1.2.3 is private (10.0.0.0/8)", "BRIDGE_CALLBACK_ALLOW_NETWORKS", {}),
+        ("ftp://example.com/", "only http and https targets are allowed", "", {}),
+        ("http://0x7f.1/", "IPv4 addresses are accepted in their usual spelling only: 127.0.0.1", "", {}),
+        (
+            "https://1.1.1.1:8443/",
+            "port 8443 is not among the allowed ports (BRIDGE_CALLBACK_PORTS)",
+            "BRIDGE_CALLBACK_PORTS",
+            {"BRIDGE_CALLBACK_PORTS": "443"},
+        ),
+        (
+            "https://1.1.1.1/",
+            "1.1.1.1 is not among the allowed hosts (BRIDGE_CALLBACK_ALLOW_HOSTS)",
+            "BRIDGE_CALLBACK_ALLOW_HOSTS",
+            {"BRIDGE_CALLBACK_ALLOW_HOSTS": "app.example"},
+        ),
+        (
+            "http://1.1.1.1/",
+            "1.1.1.1 may be called over https only (BRIDGE_CALLBACK_HTTPS_ONLY)",
+            "BRIDGE_CALLBACK_HTTPS_ONLY=false",
+            {"BRIDGE_CALLBACK_HTTPS_ONLY": "true"},
+        ),
+        (
+            "http://127.0.0.1:8080/",
+            "127.0.0.1 is local, and port 8080 is the bridge's own",
+            "",
+            {"BRIDGE_CALLBACK_ALLOW_NETWORKS": "127.0.0.0/8"},
+        ),
     ],
 )
-def test_ping_refuses_a_forbidden_target_without_sending(command: Command, url: str, sentence: str) -> None:
+def test_ping_refuses_a_forbidden_target_without_sending_and_names_what_would_allow_it(
+    command: Command, url: str, sentence: str, fix: str, settings: dict[str, str]
+) -> None:
+    hint = f"; to allow it, set {fix} for this command and for the bridge" if fix else ""
     for options in ((), ("--dry-run",)):
-        result = command("ping", url, *options)
-        assert (result.code, result.out) == (1, "")
-        assert result.err.startswith(f"amux-bridge: {sentence}")
-        assert "set BRIDGE_CALLBACK_ALLOW_NETWORKS" in result.err
+        result = command("ping", url, *options, **settings)
+        assert (result.code, result.out, result.err) == (1, "", f"amux-bridge: {sentence}{hint}\n")
+
+
+def test_ping_names_no_setting_for_credentials_in_the_url(command: Command) -> None:
+    result = command("ping", "http://user:password@10.0.0.1/")
+    assert (result.code, result.out) == (2, "")
+    assert "must not contain a user or a password" in result.err
+    assert "BRIDGE_" not in result.err
 
 
 def test_a_dry_ping_sends_nothing(command: Command) -> None:

@@ -92,8 +92,9 @@ def test_watch_with_wait_fails_if_the_watch_times_out(command: Command, bridge: 
     [
         (
             ("task_1", "--callback", "http://10.0.0.1/"),
-            "10.0.0.1 is private (10.0.0.0/8); to allow private networks, set BRIDGE_CALLBACK_ALLOW",
+            "10.0.0.1 is private (10.0.0.0/8); to allow it, set BRIDGE_CALLBACK_ALLOW_NETWORKS where the bridge runs\n",
         ),
+        (("task_1", "--callback", "ftp://app.example/"), "only http and https targets are allowed\n"),
         (("a/b", "--callback", CLOSED_PORT_URL), "task_id: must be 1 to 191 of the characters"),
         (("task_1", "--callback", CLOSED_PORT_URL, "--events", "video.lost"), "events"),
     ],

@@ -4,7 +4,10 @@ from ipaddress import ip_address
 
 import pytest
 
+from bridge.core.errors import TargetRefused
 from bridge.core.targets import TargetPolicy, embedded_ipv4, parse_target
+from bridge.core.targets import refusal_of as refusal_of_address
+from bridge.settings.settings import Settings
 from tests.core.harness import ANY, malformed, refusal_of
 
 INVALID_HOST = "must have a valid host name"
@@ -151,3 +154,56 @@ def test_an_allowed_host_may_be_written_with_a_dot_at_its_end() -> None:
     policy = TargetPolicy(allow_hosts=("Hooks.example.", "*.apps.example."))
     for host in ("hooks.example", "a.apps.example"):
         assert parse_target(f"http://{host}/", policy)
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+NETWORKS = "BRIDGE_CALLBACK_ALLOW_NETWORKS"
+PRIVATE_HOSTS = "BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS"
+
+
+@pytest.mark.parametrize(
+    ("address", "of_literal", "of_name"),
+    [
+        ("10.0.0.1", (NETWORKS,), (NETWORKS, PRIVATE_HOSTS)),
+        ("::1", (NETWORKS,), (NETWORKS, PRIVATE_HOSTS)),
+        ("::ffff:10.0.0.1", (NETWORKS,), (NETWORKS, PRIVATE_HOSTS)),
+        ("198.18.0.1", (NETWORKS,), (NETWORKS,)),  # some proxies give names such addresses
+        ("169.254.1.1", (NETWORKS,), (NETWORKS,)),
+        ("64:ff9b::10.0.0.1", (NETWORKS,), (NETWORKS,)),
+        ("169.254.169.254", (), ()),
+        ("64:ff9b::169.254.169.254", (), ()),
+        ("100.100.100.200", (), ()),
+        ("fd00:ec2::254", (), ()),
+        ("224.0.0.1", (), ()),
+        ("255.255.255.255", (), ()),
+        ("ff02::1", (), ()),
+    ],
+)
+def test_a_refused_address_has_the_settings_that_can_allow_it(
+    address: str, of_literal: tuple[str, ...], of_name: tuple[str, ...]
+) -> None:
+    found = [refusal_of_address(ip_address(address), ANY, 443, https=True, name=name) for name in (None, "app.example")]
+    assert [one and one.settings for one in found] == [of_literal, of_name]
+
+
+@pytest.mark.parametrize(
+    ("url", "policy", "settings"),
+    [
+        ("https://a.example:81/", TargetPolicy(ports=frozenset({443})), ("BRIDGE_CALLBACK_PORTS",)),
+        ("https://a.example/", TargetPolicy(allow_hosts=("b.example",)), ("BRIDGE_CALLBACK_ALLOW_HOSTS",)),
+        ("http://a.example/", TargetPolicy(https_only=True), ("BRIDGE_CALLBACK_HTTPS_ONLY",)),
+        ("http://1.1.1.1/", TargetPolicy(https_only=True), ("BRIDGE_CALLBACK_HTTPS_ONLY",)),
+        ("http://127.0.0.1:8080/", TargetPolicy(own_ports=frozenset({8080})), ()),
+        ("ftp://a.example/", ANY, ()),
+        ("http://[fe80::1%25eth0]/", ANY, ()),
+        ("http://127.1/", ANY, ()),
+    ],
+)
+def test_a_refused_url_has_the_settings_that_can_allow_it(
+    url: str, policy: TargetPolicy, settings: tuple[str, ...]
+) -> None:
+    with pytest.raises(TargetRefused) as refused:
+        parse_target(url, policy)
+    assert refused.value.settings == settings
+    assert {name.removeprefix("BRIDGE_").lower() for name in settings} <= Settings.model_fields.keys()

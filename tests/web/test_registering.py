@@ -202,6 +202,22 @@ async def test_a_refused_target_names_the_rule(bridge: Bridge) -> None:
         assert "errors" not in problem
 
 
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    [
+        ("http://10.0.0.1/", ["BRIDGE_CALLBACK_ALLOW_NETWORKS"]),
+        ("https://bad.example/", ["BRIDGE_CALLBACK_ALLOW_NETWORKS", "BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS"]),
+        ("http://169.254.169.254/", None),
+        ("ftp://app.example/", None),
+    ],
+)
+async def test_a_refused_target_has_the_settings_that_can_allow_it(
+    bridge: Bridge, url: str, settings: list[str] | None
+) -> None:
+    problem = (await bridge.post("/watch", BODY | {"callback_url": url})).problem(422, "callback_refused")
+    assert problem.get("settings") == settings
+
+
 async def test_a_name_that_does_not_resolve_is_accepted(bridge: Bridge) -> None:
     await bridge.watch(callback_url="https://nowhere.example/")
 
