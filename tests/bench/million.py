@@ -9,7 +9,7 @@ from tests.bench.bridge_process import NEVER, Bridge, every
 from tests.bench.harness import Bench, wait_until
 from tests.bench.lag import SETTLEMENTS, Lag
 from tests.bench.load import register
-from tests.bench.processes import Child, Usage
+from tests.bench.processes import Child, Meter, Usage, machines_cpu
 from tests.bench.receiver import start_receivers
 from tests.bench.seeding import random_task_ids
 from tests.bench.table import Row
@@ -76,7 +76,8 @@ class Registering:
     """Registrations of new tasks at one bridge, with 8 connections, each of which waits for its answer.
 
     `polling` is the CPU seconds that reading tasks and the regular jobs took meanwhile. It is the number of tasks that
-    were read, times the CPU of a read in a time without registrations (`wait`).
+    were read, times the CPU of a read in a time without registrations (`wait`). `disturbance` is the share of a core
+    that other programs took: they delay the callers and the stand-in, so the bridge waits.
     """
 
     def __init__(self, bridge: Bridge, amux: Child) -> None:
@@ -84,7 +85,7 @@ class Registering:
         self._amux = amux
         self._quiet, self._quiet_reads = Usage(1.0, 0.0), 0
         self._reads = self._watches = 0
-        self._wall = self._cpu = 0.0
+        self._wall = self._cpu = self._others = 0.0
         self._waits: list[float] = []
 
     def wait(self, seconds: float) -> None:
@@ -97,8 +98,10 @@ class Registering:
         """Registers for `warm` seconds without measuring, then for `seconds`, which are measured."""
         register(self.bridge.url, CONNECTIONS, warm, f"warm {run}")
         meter, reads = self.bridge.meter(), counts_of(self._amux).reads
+        upstreams, machines = self._amux.meter(), Meter(machines_cpu)
         done = register(self.bridge.url, CONNECTIONS, seconds, run)
         used = meter.read()
+        self._others += machines.read().cpu - used.cpu - upstreams.read().cpu - done.usage.cpu
         self._reads += counts_of(self._amux).reads - reads
         self._watches += done.watches
         self._wall += used.wall
@@ -122,9 +125,14 @@ class Registering:
         return self._wall / self._watches
 
     @property
+    def disturbance(self) -> float:
+        return max(self._others / self._wall, 0.0)
+
+    @property
     def shares(self) -> str:
         """The share of the core that the polling took, and the share that all work took."""
-        return f"{self.polling / self._wall:.0%} of a core, {self._cpu / self._wall:.0%} in all"
+        ours = f"{self.polling / self._wall:.0%} of a core, {self._cpu / self._wall:.0%} in all"
+        return f"{ours}; other programs {self.disturbance:.0%}"
 
     def __str__(self) -> str:
         last = len(self._waits) - 1

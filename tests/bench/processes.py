@@ -59,6 +59,13 @@ def own_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def machines_cpu() -> float:
+    """Returns the CPU seconds of all programs on all cores since the machine started."""
+    words = Path("/proc/stat").read_text().partition("\n")[0].split()
+    user, nice, system, _idle, _wait, hard_interrupts, soft_interrupts = map(int, words[1:8])
+    return (user + nice + system + hard_interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
+
+
 def own_written() -> int:
     """Returns how many bytes of files this process has changed; see `Child.written`."""
     return _written("self")
