@@ -27,6 +27,7 @@ from bridge.store.records import Counts
 from bridge.web.dashboard.alert import Alert, AlertInputs, Kind, Level
 from bridge.web.dashboard.alerts import current_alerts
 from bridge.web.dashboard.formatting import quantity, sentence, size, span
+from bridge.web.dashboard.serializers import overview_json
 from tests.dashboard.harness import KEY, running_bridge
 from tests.ports import free_port
 
@@ -46,6 +47,7 @@ HEALTHY = AlertInputs(
     receivers=(),
     nearing_deadline=0,
 )
+LIMITED = (CredentialState.PAUSED, CredentialState.THROTTLED)
 REFUSED = Problem("connection_failed", "connection refused")
 
 
@@ -159,6 +161,36 @@ def test_the_refused_keys_of_apps_after_the_third_share_one_alert() -> None:
     found = current_alerts(replace(HEALTHY, credentials=keys))
     assert len(found) == 4
     assert "6 more keys of apps" in found[-1].title
+
+
+def test_the_throttled_keys_of_apps_after_the_third_share_one_alert() -> None:
+    keys = [CredentialStatus(f"{n:032}", CredentialState.THROTTLED, NOW, NOW + 9, "429") for n in range(1_000)]
+    found = current_alerts(replace(HEALTHY, credentials=keys))
+    assert len(found) == 4
+    assert found[-1].title == "amux asks for fewer polls with 997 more keys of apps"
+
+
+def test_the_configured_key_has_its_own_alert_beside_any_number_of_keys_of_apps() -> None:
+    own = [CredentialStatus(f"{n:032}", state, NOW, NOW + 9, "no") for state in LIMITED for n in range(9)]
+    for state in LIMITED:
+        configured = CredentialStatus("configured", state, NOW, NOW + 9, "no")
+        found = current_alerts(replace(HEALTHY, credentials=[*own, configured]))
+        assert [alert.title for alert in found if "the configured key" in alert.title]
+        assert len(found) == 9
+
+
+def test_the_list_of_keys_is_cut_after_those_that_need_attention() -> None:
+    good = [CredentialStatus(f"{n:032}", CredentialState.GOOD, None, None, None) for n in range(1_000)]
+    configured = CredentialStatus("configured", CredentialState.GOOD, None, None, None)
+    limited = [CredentialStatus(f"{state}", state, NOW, NOW + 9, "no") for state in reversed(LIMITED)]
+    busiest = good[500].name
+    stats = replace(NO_PROBLEMS, keys={busiest: 7, good[0].name: 3})
+    inputs = replace(HEALTHY, credentials=[configured, *good, *limited], stats=stats)
+    overview = overview_json(inputs, [], {}, [])
+    assert overview["credential_count"] == 1_003
+    names = [key["name"] for key in overview["credentials"]]
+    assert names[:5] == ["configured", "paused", "throttled", busiest, good[0].name]
+    assert len(names) == 100
 
 
 def test_a_throttled_key_and_a_wrong_base_url_have_alerts() -> None:

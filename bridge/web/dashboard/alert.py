@@ -14,6 +14,8 @@ from bridge.store.dashboard_queries import Receiver, StoreFacts
 from bridge.store.records import Counts
 from bridge.telemetry.history import Minute
 
+MAX_KEYS: Final = 100  # amux keys that the page lists; apps can send any number
+
 
 class Level(StrEnum):
     """The severity of an alert: something fails, something needs attention, or the alert is information only."""

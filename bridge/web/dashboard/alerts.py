@@ -3,7 +3,7 @@
 Each alert has a title, an explanation and a next step. Codes decide which alerts there are, never texts of messages.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +14,7 @@ from bridge.polling.state import CredentialStatus
 from bridge.store.dashboard_queries import COUNTED
 from bridge.store.records import CONFIGURED
 from bridge.telemetry.history import lag_quantile, settled_by_outcome
-from bridge.web.dashboard.alert import KINDS, LEVELS, Alert, AlertInputs, Kind, Level
+from bridge.web.dashboard.alert import KINDS, LEVELS, MAX_KEYS, Alert, AlertInputs, Kind, Level
 from bridge.web.dashboard.formatting import clock, quantity, sentence, size, span
 from bridge.web.dashboard.receiver_alerts import late_callback_alerts, receiver_alerts
 
@@ -111,43 +111,63 @@ def _replica_alerts(inputs: AlertInputs) -> Iterator[Alert]:
 
 
 def _key_alerts(inputs: AlertInputs) -> Iterator[Alert]:
-    own_keys = []
+    refused, throttled = [], []
     for key in inputs.credentials:
         tasks = quantity(inputs.stats.keys.get(key.name, 0), "task")
-        since = "" if key.since is None else f" (since {clock(key.since)})"
-        if key.state is CredentialState.THROTTLED:
-            yield _throttled_alert(key, tasks, since)
-        elif key.state is CredentialState.PAUSED and key.name == CONFIGURED:
-            retry = "" if key.resumes_at is None else f" The next try is at {clock(key.resumes_at)}."
-            explanation = (
-                f"{sentence(amux_message(key) + since)} The polls of {tasks} are paused.{retry} "
-                "Until the key works, their watches can only time out."
-            )
-            next_step = "Set a valid AMUX_API_KEY and restart, or fix the account at amux. Then the polls resume."
-            title = "amux refuses the configured key"
-            yield Alert("key", Level.BAD, title, explanation, next_step, {"state": "active"})
+        own = key.name != CONFIGURED
+        if key.state is CredentialState.THROTTLED and own:
+            throttled.append(_throttled_alert(key, tasks))
+        elif key.state is CredentialState.THROTTLED:
+            yield _throttled_alert(key, tasks)
+        elif key.state is CredentialState.PAUSED and own:
+            refused.append(_refused_own_key_alert(key, tasks))
         elif key.state is CredentialState.PAUSED:
-            own_keys.append((key, tasks))
-    for key, tasks in own_keys[:MAX_KEY_ALERTS]:
-        explanation = (
-            f"{sentence(amux_message(key))} The polls of {tasks} are paused. "
-            "Until the key works, their watches can only time out."
-        )
-        next_step = "Inform the app that sent this key. It can cancel the watch and register again with a valid key."
-        title = f"amux refuses an app's own key ({_key_name(key.name)})"
-        yield Alert(f"key {key.name}", Level.WARN, title, explanation, next_step, {"trouble": "key"})
-    if len(own_keys) > MAX_KEY_ALERTS:
-        title = f"amux refuses {quantity(len(own_keys) - MAX_KEY_ALERTS, 'more key of an app', 'more keys of apps')}"
-        next_step = "Do the same for each of these keys."
-        yield Alert("keys", Level.WARN, title, "The list of amux keys below shows them.", next_step)
+            yield _refused_configured_key_alert(key, tasks)
+    yield from _first_keys(refused, "keys", "amux refuses {}")
+    yield from _first_keys(throttled, "throttled keys", "amux asks for fewer polls with {}")
 
 
-def _throttled_alert(key: CredentialStatus, tasks: str, since: str) -> Alert:
-    retry = "" if key.resumes_at is None else f" The next try is at {clock(key.resumes_at)}."
-    explanation = f"{sentence(amux_message(key) + since)} The polls of {tasks} are paused.{retry}"
+def _first_keys(alerts: Sequence[Alert], key: str, title: str) -> Iterator[Alert]:
+    """Yields the first alerts about keys of apps, and one alert for all others. Apps can send any number of keys."""
+    yield from alerts[:MAX_KEY_ALERTS]
+    if (more := len(alerts) - MAX_KEY_ALERTS) > 0:
+        keys = quantity(more, "more key of an app", "more keys of apps")
+        explanation = f"The list of amux keys below shows refused and throttled keys first, at most {MAX_KEYS} keys."
+        yield Alert(key, Level.WARN, title.format(keys), explanation, "Do the same for each of these keys.")
+
+
+def _refused_configured_key_alert(key: CredentialStatus, tasks: str) -> Alert:
+    explanation = (
+        f"{sentence(amux_message(key) + _since(key))} The polls of {tasks} are paused.{_next_try(key)} "
+        "Until the key works, their watches can only time out."
+    )
+    next_step = "Set a valid AMUX_API_KEY and restart, or fix the account at amux. Then the polls resume."
+    return Alert("key", Level.BAD, "amux refuses the configured key", explanation, next_step, {"state": "active"})
+
+
+def _refused_own_key_alert(key: CredentialStatus, tasks: str) -> Alert:
+    explanation = (
+        f"{sentence(amux_message(key))} The polls of {tasks} are paused. "
+        "Until the key works, their watches can only time out."
+    )
+    next_step = "Inform the app that sent this key. It can cancel the watch and register again with a valid key."
+    title = f"amux refuses an app's own key ({_key_name(key.name)})"
+    return Alert(f"key {key.name}", Level.WARN, title, explanation, next_step, {"trouble": "key"})
+
+
+def _throttled_alert(key: CredentialStatus, tasks: str) -> Alert:
+    explanation = f"{sentence(amux_message(key) + _since(key))} The polls of {tasks} are paused.{_next_try(key)}"
     next_step = "Nothing if it passes. If it returns, set BRIDGE_POLL_RATE_PER_SECOND below amux's limit."
     title = f"amux asks for fewer polls ({_key_name(key.name)})"
     return Alert(f"throttled {key.name}", Level.WARN, title, explanation, next_step)
+
+
+def _since(key: CredentialStatus) -> str:
+    return "" if key.since is None else f" (since {clock(key.since)})"
+
+
+def _next_try(key: CredentialStatus) -> str:
+    return "" if key.resumes_at is None else f" The next try is at {clock(key.resumes_at)}."
 
 
 def _key_name(credential: str) -> str:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from heapq import nsmallest
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from bridge.core.credential import CredentialState
 from bridge.core.event import error_view
 from bridge.core.model import DeliveryState, TaskFacts
 from bridge.core.receivers import Receiver as ReceiverFigures
@@ -12,11 +14,11 @@ from bridge.core.registration import MASK
 from bridge.polling.state import CredentialStatus
 from bridge.polling.task_classes import ClassFigures
 from bridge.store.dashboard_queries import Receiver, StoreFacts, WatchHistory
-from bridge.store.records import DeliveryView, TaskView, WatchView
+from bridge.store.records import CONFIGURED, DeliveryView, TaskView, WatchView
 from bridge.telemetry import without_query
 from bridge.web.api.receivers import receiver_json
 from bridge.web.api.serializers import timing_of
-from bridge.web.dashboard.alert import Alert, AlertInputs
+from bridge.web.dashboard.alert import MAX_KEYS, Alert, AlertInputs
 from bridge.web.dashboard.diagnosis import Diagnosis
 from bridge.web.dashboard.formatting import is_superseded
 from bridge.web.dashboard.timeline import tenths, timeline
@@ -115,7 +117,8 @@ def overview_json(
         "now": inputs.now,
         "alerts": [asdict(alert) for alert in alerts],
         "figures": dict(figures),
-        "credentials": [_credential(key, inputs.stats.keys.get(key.name, 0)) for key in inputs.credentials],
+        "credentials": _credentials(inputs),
+        "credential_count": len(inputs.credentials),
         "receivers": None if inputs.receivers is None else [_receiver(one) for one in inputs.receivers],
         "all_receivers": None if inputs.all_receivers is None else _all_receivers(inputs.all_receivers),
         "classes": [asdict(one) for one in classes],
@@ -125,8 +128,16 @@ def overview_json(
     }
 
 
-def _credential(key: CredentialStatus, tasks: int) -> dict[str, Any]:
-    return asdict(key) | {"tasks": tasks}
+def _credentials(inputs: AlertInputs) -> list[dict[str, Any]]:
+    """Returns at most 100 keys: the configured one, refused ones, throttled ones, then those with the most tasks."""
+    tasks = inputs.stats.keys
+
+    def order(key: CredentialStatus) -> tuple[bool, bool, bool, int]:
+        refused, throttled = key.state is CredentialState.PAUSED, key.state is CredentialState.THROTTLED
+        return key.name != CONFIGURED, not refused, not throttled, -tasks.get(key.name, 0)
+
+    shown = nsmallest(MAX_KEYS, inputs.credentials, key=order)
+    return [asdict(key) | {"tasks": tasks.get(key.name, 0)} for key in shown]
 
 
 def _receiver(one: Receiver) -> dict[str, Any]:

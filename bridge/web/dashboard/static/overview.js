@@ -12,7 +12,7 @@ export function showOverview(overview) {
   showAlerts(overview);
   showFigures(overview);
   showReceivers(overview.all_receivers);
-  reconcile(byId("keys"), overview.credentials, (key) => key.name, buildKey);
+  showKeys(overview);
   showClasses(overview.classes);
   showStore(overview);
 }
@@ -49,6 +49,12 @@ function buildFigure(item) {
 
 // The level and the text for each state of an amux key.
 const KEY_STATES = { good: ["good", "accepted by amux"], paused: ["bad", "refused by amux"], throttled: ["warn", "throttled by amux"] };
+
+function showKeys({ credentials, credential_count: count }) {
+  const more = count - credentials.length;
+  const items = more ? [...credentials, { name: "", more }] : credentials;
+  reconcile(byId("keys"), items, (item) => item.name, (item) => (item.name ? buildKey(item) : el("li", { class: "muted" }, `${counted(more, "more key")} of apps`)));
+}
 
 function buildKey(key) {
   const [level, text] = KEY_STATES[key.state] ?? ["note", words(key.state)];
