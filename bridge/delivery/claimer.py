@@ -24,6 +24,16 @@ LONGEST_PAUSE = 5.0  # seconds: a delivery may become due without a call, after 
 FIRST_RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.5, 5.0  # seconds, after the store did not answer
 
 
+def claim_seconds(attempt_seconds: float) -> float:
+    """Returns how long a claim lasts; `attempt_seconds` is the sender's time limit for one attempt.
+
+    A claim lasts 15 s longer than an attempt: 4 s for the call that claims, 5 s for the record of the attempt, and 6 s
+    for waiting in memory, where a host's queue has only as many deliveries as the host receives in 5 s. After the crash
+    of a replica, the deliveries that it had claimed wait for the end of their claims: 30 s with attempts of 15 s.
+    """
+    return attempt_seconds + 15.0
+
+
 class ClaimCallbacks(Protocol):
     """Gets the claimed deliveries: the Deliverer."""
 

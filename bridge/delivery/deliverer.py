@@ -18,7 +18,7 @@ from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import Signer
 from bridge.delivery.attempt import AttemptRunner, Sent, attempt_row, verdict_of
 from bridge.delivery.attempt_writer import AttemptRecord, AttemptWriter
-from bridge.delivery.claimer import Claimer
+from bridge.delivery.claimer import Claimer, claim_seconds
 from bridge.delivery.fairness import ClaimedDelivery, HostQueue, HostQueues
 from bridge.delivery.figures import AttemptFigures
 from bridge.delivery.reporting import DeliveryReporter
@@ -32,10 +32,6 @@ from bridge.telemetry import Metrics, get_logger
 _log = get_logger("delivery")
 
 RECORD_SECONDS = CALL_TIMEOUT_SECONDS + 1.0  # to write an attempt: the store's limit, and 1 s for a stalled loop
-LEASE_MARGIN = 15.0
-"""A claim lasts this much longer than an attempt, in seconds: 4 for the call that claims, 5 for the record (see above),
-and 6 for waiting in memory, where a host's queue has only as many deliveries as the host receives in 5 s. After the
-crash of a replica, the deliveries that it had claimed wait for the end of their claims: 30 s with attempts of 15 s."""
 MAX_IDLE_WORKERS = 128  # kept for the next burst; a worker is a suspended coroutine, 2 KB
 DRAIN_TICK_SECONDS = 0.1
 
@@ -67,7 +63,7 @@ class Deliverer:
         clock = system.running
         self._clock, self._random = clock, system.random
         self._needed_seconds = attempt_seconds + RECORD_SECONDS
-        self._lease_seconds = attempt_seconds + LEASE_MARGIN
+        self._lease_seconds = claim_seconds(attempt_seconds)
         self._hosts = HostQueues(concurrency, per_host)
         self._runner = AttemptRunner(sender, signer, store.now)
         self.figures = AttemptFigures(store.now)

@@ -24,7 +24,8 @@ from bridge.core.links import content_link
 from bridge.core.model import Watch
 from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Signer, parse_secret
-from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
+from bridge.delivery.claimer import claim_seconds
+from bridge.delivery.deliverer import Deliverer
 from bridge.maintenance.health import Health
 from bridge.maintenance.replica_lease import ReplicaLease
 from bridge.polling.poller import Poller
@@ -229,7 +230,7 @@ class Runtime:
             self.metrics,
             max_active_watches=settings.max_active_watches,
             max_active_watches_per_app=settings.max_active_watches_per_app,
-            delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
+            delivery_lease_seconds=claim_seconds(settings.delivery_timeout_seconds),
             wait_seconds=settings.database_wait_seconds,
             system=self._system,
             connect=self._adapters.connect,

@@ -32,7 +32,7 @@ except ImportError:  # Windows: the operator must make sure that only one proces
 _CAN_LOCK = fcntl is not None
 KEY_FILE = "bridge.key"
 MAX_KEY_FILE_BYTES = 4096  # a key has 44
-DELIVERY_LEASE_SECONDS = 60.0
+DELIVERY_LEASE_SECONDS = 60.0  # for tests; the service gives what `claim_seconds` in delivery/claimer.py returns
 
 
 async def open_store(  # noqa: PLR0913  what a store is made of
