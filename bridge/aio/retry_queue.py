@@ -9,12 +9,21 @@ from bridge.telemetry.outage_log import OutageLog
 Key = TypeVar("Key")
 Item = TypeVar("Item")
 
-FIRST_PAUSE_SECONDS: Final = 0.5
-MAX_PAUSE_SECONDS: Final = 5.0
+_FIRST_PAUSE: Final = 0.5  # seconds
+_LONGEST_PAUSE: Final = 5.0
+_MAX_DOUBLINGS: Final = 8  # 2.0 ** 1,024 is an OverflowError
+
+
+def store_pause(failures: int) -> float:
+    """Returns the seconds until the next call, after a number of calls in a row that the store did not accept."""
+    return min(_FIRST_PAUSE * 2.0 ** min(failures - 1, _MAX_DOUBLINGS), _LONGEST_PAUSE)
 
 
 class RetryQueue(Generic[Key, Item]):
     """Items whose write failed. All wait for the same moment: the pause is 0.5 s at first and doubles up to 5 s.
+
+    The queue has one item for each key, such as a task. So its length is bounded by the number of keys, also in a long
+    outage.
 
     `probe` makes one small write before each retry, and raises StoreUnavailable if the write fails. It distinguishes a
     store that refuses every write from a store that refuses one item. `outage` becomes true when a first write or a
@@ -35,7 +44,7 @@ class RetryQueue(Generic[Key, Item]):
         self._clock = clock
         self._on_recovery = on_recovery
         self._items: dict[Key, Item] = {}
-        self._pause = FIRST_PAUSE_SECONDS
+        self._failures = 1
         self._retry_at = 0.0
         self._probing = False
         self.outage = False
@@ -62,8 +71,8 @@ class RetryQueue(Generic[Key, Item]):
         now = self._clock()
         if not self.outage:
             self.outage = True
-            self._pause = FIRST_PAUSE_SECONDS
-            self._retry_at = now + self._pause
+            self._failures = 1
+            self._retry_at = now + store_pause(self._failures)
         self._outage_log.failed(str(error), now, unwritten=unwritten)
 
     def report_success(self) -> None:
@@ -111,5 +120,5 @@ class RetryQueue(Generic[Key, Item]):
         return items
 
     def _lengthen_pause(self) -> None:
-        self._pause = min(2 * self._pause, MAX_PAUSE_SECONDS)
-        self._retry_at = self._clock() + self._pause
+        self._failures += 1
+        self._retry_at = self._clock() + store_pause(self._failures)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from bridge.aio.retry_queue import store_pause
 from bridge.core.errors import StoreUnavailable
 from bridge.core.model import PendingDelivery
 from bridge.delivery.fairness import HostQueue, HostQueues
@@ -21,7 +22,6 @@ _log = get_logger("delivery")
 QUERY_SECONDS = 0.25  # between two queries while deliveries are due
 PAUSE_PER_QUERY = 20  # a pause is at least 20 times as long as the query: queries take at most 5 % of one reader's time
 LONGEST_PAUSE = 5.0  # seconds: a delivery may become due without a call, after another replica's death or a lost claim
-FIRST_RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.5, 5.0  # seconds, after the store did not answer
 
 
 def claim_seconds(attempt_seconds: float) -> float:
@@ -184,7 +184,6 @@ class Claimer:
 
     def _pause(self, error: StoreUnavailable) -> None:
         now = self._clock()
-        pause = min(FIRST_RETRY_PAUSE * 2.0 ** min(self._outage.failures, 8), LONGEST_RETRY_PAUSE)
-        self._paused_until = now + pause
+        self._paused_until = now + store_pause(self._outage.failures + 1)
         self._requested = True
         self._outage.failed(str(error), now, level=logging.WARNING)

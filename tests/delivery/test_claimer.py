@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from bridge.aio.retry_queue import store_pause
 from bridge.core.errors import StoreUnavailable
 from bridge.core.model import DeliveryState, PendingDelivery
 from bridge.core.schedule import RetryPolicy
-from bridge.delivery.claimer import FIRST_RETRY_PAUSE, LONGEST_PAUSE, Claimer
+from bridge.delivery.claimer import LONGEST_PAUSE, Claimer
 from bridge.delivery.fairness import HostQueues
 from tests.delivery.harness import Harness, ok, status
 
@@ -50,7 +51,7 @@ async def test_after_an_outage_the_outbox_is_queried_after_a_pause_and_not_befor
     harness.remove_file()
     await bench.claimer.work()
     assert harness.log.of("outbox_unavailable")
-    bench.now += FIRST_RETRY_PAUSE - 0.01
+    bench.now += store_pause(1) - 0.01
     assert not bench.ticked()
     bench.claimer._due_counts[HOST] = 1
     bench.claimer.note_room(bench.hosts.get(HOST))
