@@ -272,7 +272,7 @@ class ContentCache:
         try:
             await read.append(piece, self._threads)
         except OSError as error:
-            self._files.unused("a file cannot be written", error)
+            self._files.report_unused("a file cannot be written", error)
             return False
         opening.reservation.written = read.size
         return True

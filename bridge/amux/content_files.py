@@ -76,7 +76,7 @@ class ContentFiles:
         try:
             found = await self._threads.run(self._folder.prepare)
         except OSError as error:
-            self.unused("the folder cannot be used", error)
+            self.report_unused("the folder cannot be used", error)
             return
         self._files = {file.watch_id: _StoredFile(file.size, file.used_at) for file in found}
         self.ready = True
@@ -128,7 +128,7 @@ class ContentFiles:
         try:
             part = await self._threads.run(partial(self._folder.create, watch_id, head), PartFile.discard)
         except OSError as error:
-            self.unused("a file cannot be made", error)
+            self.report_unused("a file cannot be made", error)
             return None
         self._used()
         return part
@@ -142,7 +142,7 @@ class ContentFiles:
             self.release(reservation)
             self._files[watch_id] = _StoredFile(head.length or 0, self._clock())
         except OSError as error:
-            self.unused("a file cannot be written", error)
+            self.report_unused("a file cannot be written", error)
             return False
         finally:
             self._keeping.discard(ended)
@@ -168,7 +168,7 @@ class ContentFiles:
             if more > self._limit:  # the video is too large: this is not a problem of the cache
                 return False
             if not self._keeping:
-                self.unused(_why_no_room(unwritten + more, disk))
+                self.report_unused(_why_no_room(unwritten + more, disk))
                 return False
             await asyncio.wait(self._keeping, return_when=asyncio.FIRST_COMPLETED)
         self._reservations.add(reservation)
@@ -180,7 +180,7 @@ class ContentFiles:
         """Ends a reservation."""
         self._reservations.discard(reservation)
 
-    def unused(self, reason: str, error: OSError | None = None) -> None:
+    def report_unused(self, reason: str, error: OSError | None = None) -> None:
         """Logs why videos are passed through, as an outage of the cache."""
         text = reason if error is None else f"{reason}: {_reason(error)}"
         self._outage.failed(text, self._monotonic(), level=logging.WARNING, folder=str(self._folder.path))
@@ -207,7 +207,7 @@ class ContentFiles:
         try:
             return await self._threads.run(self._disk)
         except OSError as error:
-            self.unused("the folder cannot be used", error)
+            self.report_unused("the folder cannot be used", error)
             return None
 
     def _listed(self) -> list[CachedFile]:

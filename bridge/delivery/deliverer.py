@@ -104,8 +104,8 @@ class Deliverer:
         ]
         self.wake()
 
-    def hand_over(self, deliveries: Sequence[PendingDelivery]) -> None:
-        """Takes deliveries that the store has just claimed for this replica. Never blocks.
+    def add_new(self, deliveries: Sequence[PendingDelivery]) -> None:
+        """Takes deliveries of new events, which the store has just claimed for this replica. Never blocks.
 
         Each delivery is sent, waits in memory, or is released. It is released if its claim is lost already. A terminal
         event supersedes its watch's waiting status events.

@@ -130,7 +130,7 @@ class BatchLanes:
         """Take a task whose single read is due at `now` into its lane; false if it must be read singly."""
         credential = task.credential
         lane = credential.lane
-        if lane is None or credential.blocked or task.overdue_at is not None or not self._may_be_batched(task, lane):
+        if lane is None or credential.blocked or task.overdue_at is not None or not self._update_reading(task, lane):
             return False
         if now < lane.single_until:
             return False
@@ -158,7 +158,7 @@ class BatchLanes:
         others = []
         for task in tasks:
             lane = task.credential.lane
-            if lane is not None and self._may_be_batched(task, lane):
+            if lane is not None and self._update_reading(task, lane):
                 lane.append(task)
             else:
                 others.append(task)
@@ -214,7 +214,8 @@ class BatchLanes:
             task.reading = Reading.BATCH
 
     @staticmethod
-    def _may_be_batched(task: PolledTask, lane: CredentialLane) -> bool:
+    def _update_reading(task: PolledTask, lane: CredentialLane) -> bool:
+        """Update how a task is read, if its platform is known to be live. Return whether a batch may read the task."""
         if task.reading is Reading.BATCH and task.task_class.platform in lane.platforms.live:
             task.reading = Reading.LIVE  # its class is known, so no batch is needed to learn it
         if task.reading is Reading.LIVE:

@@ -46,7 +46,7 @@ ContentUrl: TypeAlias = Callable[[Watch, float], str | None]
 class DeliveryQueue(Protocol):
     """Gets the deliveries of settlements: `delivery.Deliverer`, or an object of a test."""
 
-    def hand_over(self, deliveries: Sequence[PendingDelivery], /) -> None:
+    def add_new(self, deliveries: Sequence[PendingDelivery], /) -> None:
         """Take deliveries that the store has already claimed for this replica. Never blocks."""
 
 
@@ -266,7 +266,7 @@ class ResultWriter(CommitListener):
 
     def _publish(self, write: Write, changed: Changed) -> None:
         """Pass deliveries to the deliverer, log the changes and announce them."""
-        self.changed_late(changed)
+        self._publish_change(changed)
         if isinstance(write, PendingStatus) and write.changed:
             task = write.task
             for watch_id in changed.updated:
@@ -285,9 +285,12 @@ class ResultWriter(CommitListener):
         _log.event("result_report_failed", level=logging.ERROR, trace=error, task_id=task.task_id, means=means)
 
     def changed_late(self, changed: Changed, /) -> None:
-        """Publish a change. The store also calls this after a commit whose caller has given up waiting."""
+        """Publish a change that was committed after its caller had given up waiting. The store calls this."""
+        self._publish_change(changed)
+
+    def _publish_change(self, changed: Changed) -> None:
         if changed.claimed:
-            self._deliverer.hand_over(changed.claimed)
+            self._deliverer.add_new(changed.claimed)
         for watch in changed.settled:
             self._log_settled(watch, changed.errors.get(watch.id))
         watch_ids = (*changed.updated, *(watch.id for watch in changed.settled))

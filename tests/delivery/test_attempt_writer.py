@@ -26,7 +26,7 @@ async def test_results_whose_write_fails_unexpectedly_are_written_later(
 
     monkeypatch.setattr(harness.store, "record_attempts", fail_once)
     deliveries = await harness.claimed(receiver.url, 5)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     views = await harness.recorded(*deliveries)
     assert [(view.state, view.attempts) for view in views] == [(DeliveryState.DELIVERED, 1)] * 5
     assert sorted(receiver.ids) == sorted(one.id for one in deliveries)
@@ -49,7 +49,7 @@ async def test_a_result_that_cannot_be_written_is_dropped_and_keeps_no_other_one
         return await record_attempts(attempts, **options)
 
     monkeypatch.setattr(harness.store, "record_attempts", fail_for_one)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     views = await harness.recorded(*others)
     assert [(view.state, view.attempts) for view in views] == [(DeliveryState.DELIVERED, 1)] * 4
     await harness.until(lambda: deliverer._writer.unwritten == 0)

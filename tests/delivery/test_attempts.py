@@ -29,7 +29,7 @@ async def test_a_2xx_is_delivered_and_every_library_verifies_it(harness: Harness
     receiver = await harness.receiver(ok)
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery)
     assert (view.state, view.attempts, view.last_error) == (DeliveryState.DELIVERED, 1, None)
     assert view.delivered_at is not None
@@ -45,7 +45,7 @@ async def test_a_watchs_own_secret_and_headers_are_used_and_the_key_still_signs(
     receiver = await harness.receiver(ok)
     deliverer = await harness.deliverer(signing_key=key)
     [delivery] = await harness.claimed(receiver.url, secret=own.text, headers={"Authorization": "Bearer abc123def"})
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.recorded(delivery)
     verify(receiver, own.text)
     with pytest.raises(standardwebhooks.WebhookVerificationError):
@@ -65,7 +65,7 @@ async def test_secrets_changed_in_place_are_used_from_the_next_attempt(harness: 
     new = new_secret(b"n" * 32)
     secrets.insert(0, new)
     deliveries = await harness.claimed(receiver.url)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.recorded(*deliveries)
     verify(receiver, new.text)
     verify(receiver, SECRET.text)
@@ -75,7 +75,7 @@ async def test_every_attempt_has_the_same_id_and_bytes_until_the_schedule_is_use
     receiver = await harness.receiver(status(500, "no"))
     deliverer = await harness.deliverer(policy=RetryPolicy(delays=(0, 0)))
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery, times=3)
     assert (view.state, view.attempts) == (DeliveryState.DEAD, 3)
     assert view.last_error is not None
@@ -91,7 +91,7 @@ async def test_a_failed_delivery_is_due_after_its_delay_plus_at_most_a_tenth(har
     receiver = await harness.receiver(status(500))
     deliverer = await harness.deliverer(policy=RetryPolicy(delays=(1000, 1)))
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery)
     [attempt] = (await harness.store.delivery(delivery.id, None))[1]
     assert view.state is DeliveryState.PENDING
@@ -104,7 +104,7 @@ async def test_retry_after_delays_on_429_and_503_only(harness: Harness, code: in
     deliverer = await harness.deliverer(policy=RetryPolicy(delays=(1000,)))
     [delivery] = await harness.claimed(receiver.url)
     before = harness.store.now()
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery)
     assert view.next_attempt_at == pytest.approx(before + delay, abs=40)
 
@@ -113,7 +113,7 @@ async def test_410_ends_a_delivery_at_once(harness: Harness) -> None:
     receiver = await harness.receiver(status(410))
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery)
     assert view.state is DeliveryState.DEAD
     assert view.last_error is not None
@@ -124,7 +124,7 @@ async def test_a_literal_address_that_is_refused_ends_a_delivery_without_a_conne
     receiver = await harness.receiver(ok)
     deliverer = await harness.deliverer(targets=TargetPolicy())
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery)
     assert view.state is DeliveryState.DEAD
     assert view.last_error is not None
@@ -137,7 +137,7 @@ async def test_a_name_that_leads_to_a_refused_address_is_tried_again(harness: Ha
     names = {"app.example": [["127.0.0.1", "169.254.169.254"], ["127.0.0.1"]]}
     deliverer = await harness.deliverer(names=names, policy=RetryPolicy(delays=(0,)))
     [delivery] = await harness.claimed(f"http://app.example:{receiver.port}/hook")
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery, times=2)
     first, second = (await harness.store.delivery(delivery.id, None))[1]
     assert first.error is not None
@@ -150,7 +150,7 @@ async def test_a_refused_connection_is_tried_again(harness: Harness) -> None:
         bound.bind(("127.0.0.1", 0))
         deliverer = await harness.deliverer(policy=RetryPolicy(delays=(1000,)))
         [delivery] = await harness.claimed(f"http://127.0.0.1:{bound.getsockname()[1]}/hook")
-        deliverer.hand_over([delivery])
+        deliverer.add_new([delivery])
         [view] = await harness.recorded(delivery)
     assert view.state is DeliveryState.PENDING
     assert view.last_error is not None
@@ -161,7 +161,7 @@ async def test_an_internal_error_fails_the_attempt_and_does_not_count_against_th
     receiver = await harness.receiver(ok)
     deliverer = await harness.deliverer(policy=RetryPolicy(delays=(1000,)))
     [delivery] = await harness.claimed(receiver.url, secret="whsec_not-base64")
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery)
     assert view.state is DeliveryState.PENDING
     assert view.last_error is not None
@@ -173,7 +173,7 @@ async def test_header_values_that_an_answer_repeats_are_not_stored(harness: Harn
     receiver = await harness.receiver(status(401, "no: Bearer tok-123456789\0, tok-123456789"))
     deliverer = await harness.deliverer(policy=RetryPolicy(delays=(1000,)))
     [delivery] = await harness.claimed(receiver.url, headers={"Authorization": "Bearer tok-123456789"})
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.recorded(delivery)
     [attempt] = (await harness.store.delivery(delivery.id, None))[1]
     assert attempt.body is not None
@@ -193,7 +193,7 @@ async def test_metrics_count_attempts_and_measure_the_time_since_the_settlement(
     receiver = await harness.receiver(status(500), ok)
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.recorded(delivery, times=2)
     text = harness.metrics.render().decode()
     assert 'amux_bridge_attempts_total{result="5xx"} 1.0' in text
@@ -210,7 +210,7 @@ async def test_a_requested_retry_is_no_first_attempt_and_the_attempt_number_cont
     receiver = await harness.receiver(status(500), ok, ok)
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.recorded(delivery, times=2)
     await harness.store.retry(delivery.id, None)
     deliverer.wake()
@@ -235,7 +235,7 @@ async def test_a_retry_requested_during_the_last_attempt_is_made(harness: Harnes
     receiver = await harness.receiver(status(500), wait_then_500, ok)
     deliverer = await harness.deliverer(policy=RetryPolicy(delays=(0,)))
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: len(receiver.calls) == 2)
     await harness.store.retry(delivery.id, None)
     receiver.released.set()
@@ -254,7 +254,7 @@ async def test_a_status_event_does_not_count_as_a_settlement(harness: Harness) -
     deliverer = await harness.deliverer()
     [task] = await harness.watch(receiver.url, events=frozenset({EventType.IN_PROGRESS}))
     deliveries = await harness.status_events(task)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.recorded(*deliveries)
     assert "amux_bridge_settle_to_first_attempt_seconds_count 0.0" in harness.metrics.render().decode()
 
@@ -263,7 +263,7 @@ async def test_an_attempt_that_times_out_has_failed(harness: Harness) -> None:
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer(timeout_seconds=0.2, policy=RetryPolicy(delays=(1000,)))
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery)
     assert view.last_error is not None
     assert view.last_error.code == "timeout"

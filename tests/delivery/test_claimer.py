@@ -96,7 +96,7 @@ async def test_the_claimer_gets_the_time_of_each_retry(harness: Harness, monkeyp
     noted: list[float] = []
     monkeypatch.setattr(deliverer._claimer, "note_due_at", noted.append)
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     [view] = await harness.recorded(delivery)
     assert noted == [view.next_attempt_at]
 
@@ -119,7 +119,7 @@ async def test_an_attempt_whose_record_was_written_although_its_answer_was_lost_
     monkeypatch.setattr(harness.store, "record_attempts", lose_the_first_answer)
     harness.stop_ticking()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: harness.log.of("attempts_unwritten"))
     again = await harness.store.claim({receiver.host: 1}, 60.0)  # stands for a claim that was under way
     assert [one.attempts for one in again] == [1]

@@ -33,7 +33,7 @@ async def test_a_requested_retry_sends_a_dead_delivery_again_under_its_id(harnes
     receiver = await harness.receiver(status(410), ok)
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.recorded(delivery)
     assert (await harness.store.retry(delivery.id, None)).state is DeliveryState.PENDING
     deliverer.wake()
@@ -60,7 +60,7 @@ async def test_the_outbox_is_not_queried_while_nothing_is_due(
     harness.stop_ticking()
     await harness.until(lambda: queries == ["due_hosts", "next_due_at"])  # at the start
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.recorded(delivery)
     harness.clock.ahead += 3.0
     deliverer.tick()
@@ -80,7 +80,7 @@ async def test_a_claim_that_leaves_no_time_for_an_attempt_is_released_and_claime
     harness.store.delivery_lease_seconds = 12.0
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: receiver.under_way)
     assert harness.lease_of(delivery) != delivery.lease
 
@@ -89,7 +89,7 @@ async def test_the_claim_of_an_old_event_is_released(harness: Harness) -> None:
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([replace(delivery, created_at=delivery.created_at - 55)])
+    deliverer.add_new([replace(delivery, created_at=delivery.created_at - 55)])
     await harness.until(lambda: receiver.under_way)
     assert harness.lease_of(delivery) != delivery.lease
 
@@ -99,7 +99,7 @@ async def test_a_delivery_is_not_sent_under_a_claim_that_is_about_to_end(harness
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer(start=False)
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     harness.clock.ahead += 60 - 4 - 5 - 5
     if ticked:
         deliverer.tick()
@@ -116,7 +116,7 @@ async def test_a_result_under_a_lost_claim_is_dropped(harness: Harness) -> None:
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: receiver.under_way)
     harness.sql("UPDATE outbox SET lease = 'another', holder = 'rep_other' WHERE id = ?", delivery.id)
     receiver.released.set()
@@ -132,7 +132,7 @@ async def test_a_delivery_that_is_claimed_again_during_its_attempt_is_recorded_u
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: receiver.under_way)
     harness.sql("UPDATE outbox SET lease = NULL, due_at = 0 WHERE id = ?", delivery.id)
     [other] = await harness.claimed(receiver.url)
@@ -153,7 +153,7 @@ async def test_a_settlement_that_is_answered_after_this_replica_rejoined_is_not_
     harness.sql("UPDATE replicas SET epoch = epoch + 1")
     harness.store.replica = replace(harness.store.replica, epoch=harness.store.replica.epoch + 1)
     [new] = await harness.claimed(receiver.url)
-    deliverer.hand_over([late, new])
+    deliverer.add_new([late, new])
     assert set(deliverer._claimed) == {new.id}  # `late` is released, and sent later under a new claim
     await harness.recorded(new, late)
     assert sorted(receiver.ids) == sorted([late.id, new.id])
@@ -165,7 +165,7 @@ async def test_a_settlement_that_is_answered_after_the_lease_has_ended_is_releas
     receiver = await harness.receiver(ok)
     deliverer = await harness.deliverer(lease=lease)
     [late] = await harness.claimed(receiver.url)
-    deliverer.hand_over([late])
+    deliverer.add_new([late])
     assert deliverer._claimed == {}
     lease.until = inf
     deliverer.wake()
@@ -181,7 +181,7 @@ async def test_a_waiting_delivery_is_not_sent_between_the_end_of_the_lease_and_t
     deliverer = await harness.deliverer(lease=lease, per_host=1)
     harness.stop_ticking()
     first, waiting = await harness.claimed(receiver.url, 2)
-    deliverer.hand_over([first, waiting])
+    deliverer.add_new([first, waiting])
     await harness.until(lambda: receiver.under_way)
     lease.until = harness.clock()
     receiver.released.set()
@@ -212,7 +212,7 @@ async def test_a_claim_that_is_answered_after_this_replica_rejoined_is_not_sent(
                 newer = [replace(one, lease="newer", claimed_by=("new", 1)) for one in found]
             harness.store.replica = replace(harness.store.replica, id="new", epoch=1)
             if known:
-                deliverer.hand_over(newer)
+                deliverer.add_new(newer)
             harness.changed.set()
         return found
 
@@ -241,9 +241,9 @@ async def test_a_refused_record_is_written_when_the_store_recovers_and_nothing_i
     receiver = await harness.receiver(ok_and_remove_the_file, ok)
     deliverer = await harness.deliverer()
     [delivery, other] = await harness.claimed(receiver.url, 2)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: harness.log.of("attempts_unwritten"))
-    deliverer.hand_over([other])
+    deliverer.add_new([other])
     harness.clock.ahead += 0.6
     deliverer.tick()  # the next try fails too
     assert receiver.ids == [delivery.id]
@@ -263,11 +263,11 @@ async def test_one_refused_record_delays_no_other_delivery_and_is_written_under_
         f"CREATE TRIGGER refuse BEFORE INSERT ON attempts WHEN NEW.delivery_id = '{delivery.id}' "
         "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
     )
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: harness.log.of("attempts_unwritten"))
     harness.clock.ahead += 0.6
     await harness.until(lambda: harness.log.of("store_writes_again"))
-    deliverer.hand_over([other])
+    deliverer.add_new([other])
     await harness.recorded(other)
     harness.sql("UPDATE outbox SET due_at = 0 WHERE id = ?", delivery.id)  # as if its claim had ended
     harness.sql("DROP TRIGGER refuse")
@@ -296,9 +296,9 @@ async def test_a_waiting_status_event_is_not_sent_after_its_watch_has_settled(ha
     receiver = await harness.receiver(ok)
     deliverer = await harness.deliverer(start=False)
     [task] = await harness.watch(receiver.url, events=WITH_STATUS_EVENTS)
-    deliverer.hand_over(await harness.status_events(task))
+    deliverer.add_new(await harness.status_events(task))
     changed = await harness.store.settle(settlement(task, harness.store.now()))
-    deliverer.hand_over(changed.claimed)
+    deliverer.add_new(changed.claimed)
     await deliverer.start()
     harness.keep_ticking(deliverer)
     await harness.recorded(*changed.claimed)
@@ -310,12 +310,12 @@ async def test_a_waiting_status_event_is_not_sent_after_its_watch_is_cancelled(h
     deliverer = await harness.deliverer(start=False)
     [task] = await harness.watch(receiver.url, events=WITH_STATUS_EVENTS)
     [status_event] = await harness.status_events(task)
-    deliverer.hand_over([status_event])
+    deliverer.add_new([status_event])
     await harness.store.cancel(status_event.watch_id, None)
     deliverer.drop_status_events([status_event.watch_id])
     await deliverer.start()
     [last] = await harness.claimed(receiver.url)
-    deliverer.hand_over([last])
+    deliverer.add_new([last])
     await harness.recorded(last)
     assert receiver.ids == [last.id]
 
@@ -334,7 +334,7 @@ async def test_a_claimed_status_event_is_not_sent_after_its_watch_has_ended_else
     else:
         await harness.store.cancel(status_event.watch_id, None)
     [marker] = await harness.claimed(receiver.url)
-    deliverer.hand_over([status_event, marker])
+    deliverer.add_new([status_event, marker])
     await harness.recorded(marker)
     assert status_event.id not in receiver.ids
     await deliverer.drain(SAFETY_SECONDS)
@@ -348,25 +348,25 @@ async def test_draining_lets_attempts_end_and_releases_what_waits(harness: Harne
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer(per_host=1)
     [delivery, waiting, late] = await harness.claimed(receiver.url, 3)
-    deliverer.hand_over([delivery, waiting])
+    deliverer.add_new([delivery, waiting])
     await harness.until(lambda: receiver.under_way)
     draining = asyncio.create_task(deliverer.drain(SAFETY_SECONDS))
     await asyncio.sleep(0)
-    deliverer.hand_over([late])
+    deliverer.add_new([late])
     deliverer.wake()
     receiver.released.set()
     await draining
     assert receiver.ids == [delivery.id]
     assert (await harness.view(delivery.id)).state is DeliveryState.DELIVERED
     assert await harness.store.due_hosts() == {receiver.host: 2}
-    deliverer.hand_over([late])  # a hand-over after the drain has no effect
+    deliverer.add_new([late])  # a call after the drain has no effect
 
 
 async def test_draining_ends_in_time_and_a_delivery_that_it_cuts_stays_pending(harness: Harness) -> None:
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: receiver.under_way)
     await deliverer.drain(0.01)
     assert [line["deliveries"] for line in harness.log.of("drain_cut")] == [1]
@@ -381,7 +381,7 @@ async def test_draining_writes_the_records_that_the_store_has_refused(harness: H
     receiver = await harness.receiver(ok_and_remove_the_file)
     deliverer = await harness.deliverer()
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: harness.log.of("attempts_unwritten"))
     harness.stop_ticking()
     harness.restore_file()
@@ -394,6 +394,6 @@ async def test_an_internal_error_affects_one_delivery_only(harness: Harness) -> 
     receiver = await harness.receiver(ok)
     deliverer = await harness.deliverer(per_host=1)
     broken, good = await harness.claimed(receiver.url, 2)
-    deliverer.hand_over([replace(broken, callback_url=None), good])  # type: ignore[arg-type]
+    deliverer.add_new([replace(broken, callback_url=None), good])  # type: ignore[arg-type]
     await harness.recorded(good)
     assert receiver.ids == [good.id]

@@ -11,7 +11,7 @@ async def test_one_host_gets_eight_attempts_at_a_time_and_each_delivery_is_sent_
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer()
     deliveries = await harness.claimed(receiver.url, 150)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.until(lambda: receiver.under_way == 8)
     assert len(receiver.calls) == 8
     receiver.released.set()
@@ -34,7 +34,7 @@ async def test_all_hosts_together_stay_within_the_concurrency(harness: Harness) 
     receivers = [await harness.receiver(hang) for _ in range(6)]
     deliverer = await harness.deliverer(concurrency=4, per_host=2)
     deliveries = [one for receiver in receivers for one in await harness.claimed(receiver.url, 3)]
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.until(lambda: sum(one.under_way for one in receivers) >= 3)
     for receiver in receivers:
         receiver.released.set()
@@ -51,7 +51,7 @@ async def test_hosts_that_hang_do_not_delay_another(harness: Harness) -> None:
     deliverer = await harness.deliverer(timeout_seconds=60)
     await harness.until(lambda: all(one.under_way for one in hanging))
     deliveries = await harness.claimed(healthy.url, 50)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     waited = await harness.due(healthy.url, 50)
     deliverer.wake()
     await harness.recorded(*deliveries, *waited)
@@ -64,7 +64,7 @@ async def failing_host(harness: Harness) -> Receiver:
     receiver = await harness.receiver(status(503))
     deliverer = await harness.deliverer(policy=LATER)
     deliveries = await harness.claimed(receiver.url, 3)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.recorded(*deliveries)
     await deliverer.drain(5.0)
     harness.stop_ticking()
@@ -90,7 +90,7 @@ async def test_nothing_waits_in_memory_for_a_failing_host(harness: Harness) -> N
     receiver = await harness.receiver(hang)
     deliverer = await harness.deliverer(timeout_seconds=0.3, policy=LATER)
     deliveries = await harness.claimed(receiver.url, 40)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.until(lambda: harness.log.of("host_failing"))
     leased = "SELECT id FROM outbox WHERE lease IS NOT NULL"
     await harness.until(lambda: len(harness.sql(leased)) <= 1)  # only the probe has a claim
@@ -101,7 +101,7 @@ async def test_a_host_that_answers_500_is_not_failing(harness: Harness) -> None:
     receiver = await harness.receiver(status(500))
     deliverer = await harness.deliverer(policy=LATER)
     deliveries = await harness.claimed(receiver.url, 5)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.recorded(*deliveries)
     assert await harness.store.host_failures() == {}
 
@@ -110,7 +110,7 @@ async def test_the_failures_of_a_failing_host_are_summed_up_in_the_log(harness: 
     receiver = await harness.receiver(*[status(503)] * 10, ok)
     deliverer = await harness.deliverer(per_host=1)
     deliveries = await harness.claimed(receiver.url + "?token=hidden", 4)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.until(lambda: len(harness.log.of("delivered")) == 4)
     assert [line["failures"] for line in harness.log.of("host_failing")] == [3]
     assert [line["failures"] for line in harness.log.of("host_recovered")] == [10]

@@ -34,11 +34,11 @@ async def test_a_paused_receivers_deliveries_wait_and_use_up_no_attempt(harness:
     deliverer, receivers = await started(harness)
     await receivers.pause(paused.host, OPS)
     waiting = await harness.claimed(paused.url, 3)
-    deliverer.hand_over(waiting)  # these are new
+    deliverer.add_new(waiting)  # these are new
     due = await harness.due(paused.url, 3)  # these were due before
     deliverer.wake()
     others = await harness.claimed(other.url)
-    deliverer.hand_over(others)
+    deliverer.add_new(others)
     await harness.recorded(*others)
     assert paused.calls == []
     views = [await harness.view(one.id) for one in (*waiting, *due)]
@@ -53,7 +53,7 @@ async def test_what_waits_in_memory_is_released_and_an_attempt_under_way_ends_as
     receiver = await harness.receiver(hang)
     deliverer, receivers = await started(harness)
     deliveries = await harness.claimed(receiver.url, 5)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.until(lambda: receiver.under_way == 2)
     await receivers.pause(receiver.host, OPS)
     receiver.released.set()
@@ -94,9 +94,9 @@ async def test_a_pause_survives_a_restart(harness: Harness) -> None:
     await receivers.pause(receiver.host, OPS)
     again, receivers = await started(harness)
     deliveries = await harness.claimed(receiver.url)
-    again.hand_over(deliveries)
+    again.add_new(deliveries)
     others = await harness.claimed(other.url)
-    again.hand_over(others)
+    again.add_new(others)
     await harness.recorded(*others)
     assert receiver.calls == []
     await receivers.resume(receiver.host, OPS)
@@ -109,7 +109,7 @@ async def test_a_replica_follows_what_another_one_has_changed(harness: Harness) 
     await harness.store.receivers.pause(receiver.host, OPS)  # as another replica does
     await receivers.refresh()
     deliveries = await harness.claimed(receiver.url)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     assert harness.metrics.paused_receivers._value.get() == 1
     await harness.store.receivers.resume(receiver.host, OPS)
     await receivers.refresh()
@@ -121,7 +121,7 @@ async def test_a_failing_receiver_stays_paused_and_is_probed_again_after_that(ha
     receiver = await harness.receiver(status(503), status(503), status(503), ok)
     deliverer, receivers = await started(harness, RetryPolicy(delays=(0, 0, 0)))
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.until(lambda: harness.announced[delivery.watch_id] >= 3)
     await receivers.pause(receiver.host, OPS)
     [one] = await receivers.all()
@@ -134,7 +134,7 @@ async def test_each_attempt_counts_in_its_receivers_figures_and_each_write_once(
     receiver = await harness.receiver(status(500, "no"), ok)
     deliverer, receivers = await started(harness, RetryPolicy(delays=(0,)))
     [delivery] = await harness.claimed(receiver.url)
-    deliverer.hand_over([delivery])
+    deliverer.add_new([delivery])
     await harness.recorded(delivery, times=2)
     for _ in range(2):
         [one] = await receivers.all()
@@ -151,7 +151,7 @@ async def test_figures_that_could_not_be_written_are_written_later(harness: Harn
     receiver = await harness.receiver(ok)
     deliverer, receivers = await started(harness)
     deliveries = await harness.claimed(receiver.url, 2)
-    deliverer.hand_over(deliveries)
+    deliverer.add_new(deliveries)
     await harness.recorded(*deliveries)
     harness.remove_file()
     with pytest.raises(Exception, match="database"):

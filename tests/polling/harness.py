@@ -125,7 +125,7 @@ class Harness:
         self.gated_clients.append(client)
         return client
 
-    def hand_over(self, deliveries: Sequence[PendingDelivery]) -> None:
+    def add_new(self, deliveries: Sequence[PendingDelivery]) -> None:
         self.deliveries += deliveries
         self._changed.set()
 
