@@ -11,12 +11,15 @@ from multidict import CIMultiDictProxy
 from bridge.web.auth import SAME_SITE
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.context import DASHBOARD
-from bridge.web.dashboard.sessions import CSRF_HEADER, Session
+from bridge.web.dashboard.sessions import CSRF_HEADER, SESSION_SECONDS, Session
 from bridge.web.errors import Forbidden, Unauthorized
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SessionHandler: TypeAlias = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
 
+_SIGN_IN: Final = (
+    f"sign in with an operator token; a session ends after {SESSION_SECONDS // 3600} hours or when its token is removed"
+)
 PROXY_ADVICE: Final = "behind a proxy that changes the Host, set BRIDGE_PUBLIC_URL to the URL that the browser shows"
 
 
@@ -61,7 +64,7 @@ def session_of(request: web.Request) -> Session:
         raise Forbidden("another site cannot read the data of the dashboard")
     session = dashboard.sessions.read(request.cookies.get(dashboard.sessions.cookie_name))
     if session is None:
-        raise Unauthorized("sign in with an operator token; a session ends after 12 hours or when its token is removed")
+        raise Unauthorized(_SIGN_IN)
     return session
 
 
