@@ -8,9 +8,8 @@ up.
 import logging
 import math
 import time
-from collections.abc import Callable
-from operator import itemgetter
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from bridge.core.trace_context import log_fields
 from bridge.maintenance.health import Health
@@ -18,15 +17,17 @@ from bridge.polling.poller import Poller
 from bridge.polling.stats import PollingStats
 from bridge.store.records import WatchQuery, WatchView
 from bridge.store.store import Store
-from bridge.telemetry import Metrics, get_logger, rfc3339
+from bridge.telemetry import Metrics, StuckReason, get_logger, rfc3339
 from bridge.telemetry.outage_log import OutageLog
 
 MAX_LOGGED_TASKS: Final = 20  # with more stuck tasks, one line sums them up
 MAX_WATCHES: Final = 100  # watches of newly stuck tasks that one check logs
-_MEANS: Final = {
-    "no_answer": "the task is polled less often; the watch ends when the task ends, or at its deadline",
-    "late": "a poll of the task is due and does not begin, or does not end; the watch may end later than it should",
-    "key_rests": (
+_MEANS: Final[Mapping[StuckReason, str]] = {
+    StuckReason.NO_ANSWER: "the task is polled less often; the watch ends when the task ends, or at its deadline",
+    StuckReason.LATE: (
+        "a poll of the task is due and does not begin, or does not end; the watch may end later than it should"
+    ),
+    StuckReason.KEY_RESTS: (
         "amux refuses or throttles the key: one poll at a time tests the key; the watch waits until amux accepts the"
         " key, and ends at its deadline at the latest"
     ),
@@ -66,7 +67,7 @@ class StuckMonitor:
         metrics = self._metrics
         self._check_store(await self._health.store_error())
         stats = await self._poller.stats(MAX_LOGGED_TASKS + 1)
-        for reason, count in _counts(stats):
+        for reason, count in _counts(stats).items():
             metrics.stuck_tasks[reason].set(count)
         await self._log_changes(stats)
         metrics.failing_receivers.set(await self._store.receivers.failing_count())
@@ -104,14 +105,14 @@ class StuckMonitor:
         if total < 2 * self._summed_up:
             return
         self._summed_up = total
-        most_frequent = max(_counts(stats), key=itemgetter(1))[0]
+        counts = _counts(stats)
+        fields: dict[str, Any] = {reason.value: count for reason, count in counts.items()}
+        most_frequent = max(counts, key=counts.__getitem__)
         _log.event(
             "many_stuck",
             level=logging.WARNING,
             tasks=total,
-            no_answer=stats.failing,
-            late=stats.late,
-            key_rests=stats.blocked,
+            **fields,
             errors=dict(stats.errors),
             means=(
                 f"most of these tasks have the problem {most_frequent}: {_MEANS[most_frequent]}; the next such line is"
@@ -123,7 +124,7 @@ class StuckMonitor:
         live = self._poller.live(view.task.row)
         if live is None:
             return
-        why = "key_rests" if blocked else "no_answer" if live.failures else "late"
+        why = StuckReason.KEY_RESTS if blocked else StuckReason.NO_ANSWER if live.failures else StuckReason.LATE
         error = live.last_error if live.failures or blocked else None
         self._logged[view.task.row].append(view.watch.id)
         _log.event(
@@ -132,7 +133,7 @@ class StuckMonitor:
             watch_id=view.watch.id,
             task_id=view.watch.task_id,
             app=view.watch.app,
-            why=why,
+            why=why.value,
             failures=live.failures,
             error=None if error is None else error.code,
             reason=None if error is None else error.message,
@@ -155,6 +156,10 @@ class StuckMonitor:
                 )
 
 
-def _counts(stats: PollingStats) -> list[tuple[str, int]]:
-    """Returns the number of stuck tasks for each reason. The reasons are the label values of the metric."""
-    return [("no_answer", stats.failing), ("late", stats.late), ("key_rests", stats.blocked)]
+def _counts(stats: PollingStats) -> dict[StuckReason, int]:
+    """Returns the number of stuck tasks for each reason."""
+    return {
+        StuckReason.NO_ANSWER: stats.failing,
+        StuckReason.LATE: stats.late,
+        StuckReason.KEY_RESTS: stats.blocked,
+    }

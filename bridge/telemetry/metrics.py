@@ -58,7 +58,6 @@ POLL_RESULTS: Final[Mapping[type[Observation], str]] = {
     TransientError: "trouble",
 }
 BATCH_RESULTS: Final = ("seen", "no_route", "slow_down", "trouble")
-STUCK_REASONS: Final = ("no_answer", "late", "key_rests")
 CONTENT_RESULTS: Final = ("hit", "miss", "passed_through")
 ATTEMPT_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "other", "unanswered", "refused")
 
@@ -97,6 +96,14 @@ class PlainHistogram(Collector):
         """Returns the buckets, each with its upper bound, and the sum. Prometheus' buckets are cumulative."""
         ends = [*map(floatToGoString, self._bounds), "+Inf"]
         return list(zip(ends, map(float, accumulate(self._counts)), strict=True)), self._sum
+
+
+class StuckReason(StrEnum):
+    """Why a task is stuck: amux gives no answer, a poll is late, or amux refuses or throttles the key."""
+
+    NO_ANSWER = "no_answer"
+    LATE = "late"
+    KEY_RESTS = "key_rests"
 
 
 class Stage(StrEnum):
@@ -219,7 +226,7 @@ class Metrics:
         )
         self.owned_tasks = self._gauge("owned_tasks", "Tasks that this replica polls.")
         stuck = self._gauge("stuck_tasks", "Tasks of this replica whose polls have no result.", "reason")
-        self.stuck_tasks: Mapping[str, Gauge] = {reason: stuck.labels(reason) for reason in STUCK_REASONS}
+        self.stuck_tasks: Mapping[StuckReason, Gauge] = {reason: stuck.labels(reason.value) for reason in StuckReason}
         self.paused_credentials = self._gauge(
             "paused_credentials", "amux keys that are paused because amux refuses them."
         )

@@ -13,7 +13,7 @@ import yaml
 
 from bridge.core.model import Outcome
 from bridge.telemetry import Metrics
-from bridge.telemetry.metrics import ATTEMPT_RESULTS, BATCH_RESULTS, POLL_RESULTS, STUCK_REASONS
+from bridge.telemetry.metrics import ATTEMPT_RESULTS, BATCH_RESULTS, POLL_RESULTS, StuckReason
 from tests.docs.harness import DOCS, section, table_rows, text
 from tests.examples.harness import EXAMPLES, ROOT
 from tests.log_events import log_events
@@ -25,7 +25,7 @@ UNIT_TESTS = Path(__file__).with_name("alerts.test.yaml")
 LABELS = {
     "amux_bridge_polls_total": ("result", set(POLL_RESULTS.values()) | set(BATCH_RESULTS)),
     "amux_bridge_attempts_total": ("result", set(ATTEMPT_RESULTS)),
-    "amux_bridge_stuck_tasks": ("reason", set(STUCK_REASONS)),
+    "amux_bridge_stuck_tasks": ("reason", {reason.value for reason in StuckReason}),
     "amux_bridge_settled_total": ("outcome", {outcome.value for outcome in Outcome}),
 }
 METRICS_OF_PROMETHEUS = {"up"}
