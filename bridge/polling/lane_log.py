@@ -51,7 +51,10 @@ class LaneLog:
                 credential=name,
                 reason=health.message,
                 next_request_seconds=round(health.asks_at - now, 3),
-                means="each task is read with its own request; the route is tried again after a minute or later",
+                means=(
+                    "this is normal for a server without the batch route, and nothing is lost: each task is read with"
+                    " its own request; the route is tried again after a minute or later"
+                ),
             )
         elif name in self._outages or health.state is not before:
             self._count_failure(name, health, now)
