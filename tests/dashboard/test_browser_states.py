@@ -7,6 +7,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from bridge.sandbox import Behaviour, Outcome
+from bridge.web.dashboard.alert import MAX_KEYS
 from tests.dashboard.browser import Tab, tab_of
 from tests.dashboard.harness import Bridge, running_bridge
 from tests.ports import free_port
@@ -153,6 +154,19 @@ async def test_without_a_watch_the_page_has_the_first_command(browser: Browser, 
         await bridge.register(Behaviour(outcome=Outcome.NEVER))
         await expect(page.locator("#rows .row")).to_have_count(1)
         await expect(page.locator("#empty")).to_be_hidden()
+
+
+async def test_of_many_amux_keys_a_hundred_are_listed_and_the_others_are_counted(
+    browser: Browser, tmp_path: Path
+) -> None:
+    async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
+        for number in range(MAX_KEYS + 2):
+            await bridge.register(Behaviour(outcome=Outcome.NEVER), api_key=f"sk-of-app-{number}")
+        await tab.sign_in()
+        keys = tab.page.locator("#keys > li")
+        await expect(keys).to_have_count(MAX_KEYS + 1)
+        await expect(keys.first).to_contain_text("AMUX_API_KEY")
+        await expect(keys.last).to_have_text("3 more keys of apps")
 
 
 async def test_the_charts_of_an_idle_bridge_say_idle(browser: Browser, tmp_path: Path) -> None:
