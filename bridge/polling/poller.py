@@ -308,9 +308,9 @@ class Poller:
             self._handler.reschedule(task, task.due)
 
     def refused(self, update: PendingStatus) -> None:
-        """Check later whether the task has closed, because the refused write may have been this check."""
-        if not update.changed:
-            self._handler.check_closed_later(update.task)
+        """Poll a task again, and then write its status."""
+        # The refused write may have been the check whether the task has closed.
+        self._handler.continue_unwritten(update.task, check_later=not update.changed)
 
     async def _load_missing(self) -> None:
         """Load tasks that are not in memory: a registration was cancelled after its commit and before `add`."""

@@ -235,11 +235,6 @@ class ReadHandler:
         self._schedule.remove(task, Phase.WRITING)
         self._result_writer.put(PendingStatus(task, changed))
 
-    def check_closed_later(self, task: PolledTask) -> None:
-        """Ask again after the next poll whether a task has closed, because the store did not answer."""
-        if task.phase is not Phase.DROPPED:
-            self._to_check.add(task)
-
     # --- what a task does next ------------------------------------------------------------------------------------
 
     def reschedule(self, task: PolledTask, due: float) -> None:
@@ -248,7 +243,21 @@ class ReadHandler:
             self._to_check.discard(task)
             task.due = due
             self._queue_status(task, changed=False)
-        elif task.overdue_at is not None:
+        else:
+            self._continue(task, due)
+
+    def continue_unwritten(self, task: PolledTask, *, check_later: bool) -> None:
+        """Schedule a task after a write that the store refused. Nothing about it is written before its next poll.
+
+        With `check_later` the store is asked then whether the task has closed.
+        """
+        if check_later and task.phase is not Phase.DROPPED:
+            self._to_check.add(task)
+        if task.phase is Phase.WRITING:  # not dropped meanwhile
+            self._continue(task, task.due)
+
+    def _continue(self, task: PolledTask, due: float) -> None:
+        if task.overdue_at is not None:
             task.due, task.phase = due, Phase.BLOCKED
             self._poll_last(task, self._clock(), 0.0)
         else:

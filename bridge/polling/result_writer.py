@@ -57,7 +57,7 @@ class WriteCallbacks(Protocol):
         """Poll a task again, or drop it if it has closed."""
 
     def refused(self, update: "PendingStatus", /) -> None:
-        """Handle a status that was not written, because the store did not answer."""
+        """Poll a task again whose status was not written, because the store did not answer. It may be dropped."""
 
 
 @dataclass(slots=True)
@@ -217,7 +217,6 @@ class ResultWriter(CommitListener):
         if isinstance(write, PendingStatus):
             write.task.status_update_due = True  # it is written after the next poll
             self._refused.report_failure(error, unwritten=len(self._refused))
-            self._give_back(write.task, closed=False)
             self._callbacks.refused(write)
             return
         self._refused.add(write.task, write, retried=write.retried)

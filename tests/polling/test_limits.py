@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -13,6 +14,7 @@ from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskStatus
 from bridge.core.schedule import PollPolicy
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.sandbox import Outcome as End
+from bridge.store.records import Changed
 from tests.polling.harness import AMUX_SECONDS, DONE, QUICK, RUNNING, Harness
 from tests.waiting import SAFETY_SECONDS
 
@@ -117,6 +119,28 @@ async def test_a_status_that_could_not_be_written_is_written_after_the_next_poll
     assert harness.event_types(watch) == ["video.in_progress"]
     await harness.sandbox.polled(task_id, harness.sandbox.polls[task_id] + 3)
     assert harness.event_types(watch) == ["video.in_progress"]
+
+
+async def test_a_status_that_the_store_refuses_is_written_at_most_once_for_each_poll(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_status, writes = harness.store.record_status, 0
+
+    async def count(*arguments: Any, **options: Any) -> Changed:
+        nonlocal writes
+        writes += 1
+        return await record_status(*arguments, **options)
+
+    monkeypatch.setattr(harness.store, "record_status", count)
+    poller = harness.poller()
+    task_id = harness.sandbox.create_task(RUNNING)
+    watch = await harness.register(task_id)
+    assert watch.task is not None
+    repair = harness.break_store()
+    poller.add(watch.task)
+    await harness.sandbox.polled(task_id, 8)
+    assert writes <= harness.sandbox.polls[task_id]
+    repair()
 
 
 async def test_a_drain_without_a_store_ends_in_time_and_logs_what_is_unwritten(
