@@ -1,12 +1,12 @@
 """Makes notices for operators when something changes, and passes the notices to the deliverer and to people."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from bridge.aio.minute_window import MinuteWindow
 from bridge.core.credential import CredentialState
-from bridge.core.operations import MOST_A_MINUTE, SUM_UP_SECONDS, Notice
+from bridge.core.operations import MOST_A_MINUTE, Notice
 from bridge.delivery.deliverer import Deliverer
 from bridge.polling.poller import Poller
 from bridge.polling.state import CredentialStatus
@@ -43,7 +43,7 @@ class OperationsNotices:
         self._deliverer = deliverer
         self._notifier = notifier
         self._clock = clock
-        self._keys_noticed_at: deque[float] = deque(maxlen=MOST_A_MINUTE)  # the last notices about keys of apps
+        self._key_notices = MinuteWindow(MOST_A_MINUTE)  # of keys of apps, which can send any number of keys
         self._refused: dict[str, bool] = {}  # by name; a key that amux has neither refused nor accepted is not here
 
     @property
@@ -76,19 +76,16 @@ class OperationsNotices:
         # A key that is good since the start has a notice only if it was refused before the start: the store knows that.
         noticed = await self._store.notices.refused_keys() if any(not refused for _, refused in changed) else set()
         for name, refused in changed:
-            if name != CONFIGURED and not self._may_notice_key():
+            of_app, now = name != CONFIGURED, self._clock()
+            if of_app and self._key_notices.seconds_until_free(now) > 0:
                 continue  # the change is found again at a later check, unless it has been undone
             if refused or name in noticed:
                 notices = await self._store.notices.key_changed(name, refused=refused)
                 self.publish(notices)
-                self._keys_noticed_at.extend(self._clock() for _ in notices if name != CONFIGURED)
+                if of_app and notices:
+                    self._key_notices.add(now)
             self._refused[name] = refused
         self._refused = {name: refused for name, refused in self._refused.items() if name in states}
-
-    def _may_notice_key(self) -> bool:
-        """Whether a key of an app may have a notice now. Apps can send any number of keys."""
-        times = self._keys_noticed_at
-        return len(times) < MOST_A_MINUTE or self._clock() - times[0] >= SUM_UP_SECONDS
 
 
 def _refused(credential: CredentialStatus) -> bool | None:

@@ -1,10 +1,11 @@
 """Rate limits kept in memory, for one process: pings of a caller, and wrong tokens at the dashboard's sign-in."""
 
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from bridge.aio.minute_window import MinuteWindow
 from bridge.core.errors import BridgeError
 from bridge.web.errors import TooManyPings
 
@@ -12,7 +13,6 @@ PINGS_A_MINUTE = 30
 FAILURES_A_MINUTE = 10  # from one address
 FAILURES_IN_ALL = 100  # a minute, from all addresses together: using many addresses does not avoid the limit
 ADDRESSES_KEPT = 1_000
-_MINUTE = 60.0
 
 
 class TooManySignIns(BridgeError):
@@ -25,25 +25,6 @@ class TooManySignIns(BridgeError):
         self.retry_after_seconds = retry_after_seconds
 
 
-class _MinuteWindow:
-    """Allows `limit` events in any minute. It keeps the times of the last `limit` events, in monotonic seconds."""
-
-    __slots__ = ("_times",)
-
-    def __init__(self, limit: int) -> None:
-        self._times: deque[float] = deque(maxlen=limit)
-
-    def add(self, now: float) -> None:
-        """Counts an event."""
-        self._times.append(now)
-
-    def seconds_until_free(self, now: float) -> float:
-        """Returns the seconds until another event is allowed; 0 or less if it is allowed now."""
-        if len(self._times) < (self._times.maxlen or 0):
-            return 0.0
-        return self._times[0] + _MINUTE - now
-
-
 class PingLimits:
     """Allows each caller one ping at a time and 30 a minute.
 
@@ -52,14 +33,14 @@ class PingLimits:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._windows: dict[str, _MinuteWindow] = {}
+        self._windows: dict[str, MinuteWindow] = {}
         self._in_progress: set[str] = set()
 
     @contextmanager
     def one(self, caller: str) -> Iterator[None]:
         """Counts a ping of a caller; the ping is the `with` block. Raises TooManyPings at a limit."""
         now = self._clock()
-        window = self._windows.setdefault(caller, _MinuteWindow(PINGS_A_MINUTE))
+        window = self._windows.setdefault(caller, MinuteWindow(PINGS_A_MINUTE))
         if caller in self._in_progress:
             raise TooManyPings("a ping is in progress; only one at a time is allowed", 1.0)
         if (seconds := window.seconds_until_free(now)) > 0:
@@ -80,8 +61,8 @@ class SignInLimits:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._by_address: OrderedDict[str, _MinuteWindow] = OrderedDict()
-        self._all = _MinuteWindow(FAILURES_IN_ALL)
+        self._by_address: OrderedDict[str, MinuteWindow] = OrderedDict()
+        self._all = MinuteWindow(FAILURES_IN_ALL)
 
     def check(self, address: str) -> None:
         """Raises TooManySignIns if another wrong token from this address, or from any address, exceeds a limit."""
@@ -94,7 +75,7 @@ class SignInLimits:
         """Counts a wrong token from an address."""
         now = self._clock()
         self._all.add(now)
-        self._by_address.setdefault(address, _MinuteWindow(FAILURES_A_MINUTE)).add(now)
+        self._by_address.setdefault(address, MinuteWindow(FAILURES_A_MINUTE)).add(now)
         self._by_address.move_to_end(address)
         while len(self._by_address) > ADDRESSES_KEPT:
             self._by_address.popitem(last=False)

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from bridge.aio.minute_window import MINUTE
 from bridge.core.credential import CredentialState
-from bridge.core.operations import MOST_A_MINUTE, SUM_UP_SECONDS
+from bridge.core.operations import MOST_A_MINUTE
 from bridge.maintenance.operations import OperationsNotices
 from bridge.polling.state import CredentialStatus
 from bridge.store.notice_writing import NoticeTarget
@@ -65,10 +66,10 @@ async def test_of_many_refused_keys_of_apps_a_limited_number_has_a_notice_in_a_m
     world.states = {f"{number:032}": CredentialState.PAUSED for number in range(MOST_A_MINUTE + 3)}
     await notices.check()
     assert world.new() == MOST_A_MINUTE
-    world.now = SUM_UP_SECONDS - 1
+    world.now = MINUTE - 1
     await notices.check()
     assert world.new() == 0
-    world.now = SUM_UP_SECONDS
+    world.now = MINUTE
     await notices.check()
     assert world.new() == 3
 
@@ -91,7 +92,7 @@ async def test_a_key_that_is_accepted_again_before_its_notice_has_none(
     world.states = dict.fromkeys(names, CredentialState.PAUSED)
     await notices.check()
     world.states[names[-1]] = CredentialState.GOOD
-    world.now = SUM_UP_SECONDS
+    world.now = MINUTE
     world.sentences.clear()
     await notices.check()
     assert world.sentences == []
