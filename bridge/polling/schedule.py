@@ -1,4 +1,4 @@
-"""When each task is polled next: the heap of due times, the rate limit, and the tasks that wait for their credential.
+"""When each task is polled next: the rate limit, and the tasks that wait for their credential.
 
 A due task whose credential has an open batch lane goes to that lane: see `lanes.py`.
 
@@ -8,7 +8,6 @@ Times are seconds of the monotonic clock. One timer is set for the next due task
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from heapq import heappop, heappush
 from math import inf
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from bridge.core.batch_lane import Lane
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
+from bridge.polling.due_heap import DueHeap
 from bridge.polling.lane_schedule import RELEASED_AT_ONCE
 from bridge.polling.lanes import Batch, BatchLanes
 from bridge.polling.state import Credential, Phase, PolledTask
@@ -36,46 +36,6 @@ TOGETHER = 32
 RATE_WINDOW_SECONDS = 1.05
 # After a delay, starts may come earlier than evenly spaced by up to this: a tick is 50 ms, a timer 1 ms late.
 CATCH_UP_SECONDS = 0.05
-
-
-class DueHeap:
-    """A heap of (due, number, task). An entry is valid while the task's `entry` is its number; others are skipped."""
-
-    __slots__ = ("_entries", "_heap")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, PolledTask]] = []
-        self._entries = 0
-
-    def put(self, task: PolledTask, due: float) -> None:
-        """Make a task due at `due`; its earlier entry becomes stale."""
-        self._entries = entry = self._entries + 1
-        task.phase = Phase.SCHEDULED
-        task.due = due
-        task.entry = entry
-        heappush(self._heap, (due, entry, task))
-
-    def pop_due(self, now: float) -> PolledTask | None:
-        """Take the task that has been due for the longest time; None if no task is due."""
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            _, entry, task = heappop(heap)
-            if task.entry == entry:
-                task.entry = 0
-                return task
-        return None
-
-    def next_due(self) -> float:
-        """Returns when the next task is due; infinity if the heap is empty."""
-        heap = self._heap
-        while heap and heap[0][2].entry != heap[0][1]:
-            heappop(heap)
-        return heap[0][0] if heap else inf
-
-    @staticmethod
-    def remove(task: PolledTask) -> None:
-        """Make a task's entry stale."""
-        task.entry = 0
 
 
 class RateLimiter:

@@ -19,7 +19,8 @@ from bridge.core.model import (
 )
 from bridge.core.schedule import PollPolicy
 from bridge.core.snapshots import shared_snapshot
-from bridge.polling.schedule import RATE_WINDOW_SECONDS, DueHeap, RateLimiter
+from bridge.polling.due_heap import DueHeap
+from bridge.polling.schedule import RATE_WINDOW_SECONDS, RateLimiter
 from bridge.polling.shared import TaskClass
 from bridge.polling.state import (
     Credential,
