@@ -3,13 +3,12 @@
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 
 from tests.bench.bridge_process import NEVER, Bridge, every
 from tests.bench.harness import Bench, wait_until
+from tests.bench.in_turn import Registering, register_in_turns
 from tests.bench.lag import SETTLEMENTS, Lag
-from tests.bench.load import register
-from tests.bench.processes import Child, Meter, Usage, machines_cpu
+from tests.bench.processes import Child
 from tests.bench.receiver import start_receivers
 from tests.bench.seeding import random_task_ids
 from tests.bench.table import Row
@@ -46,8 +45,8 @@ def run(bench: Bench) -> Iterator[Row]:
             wait_until(lambda: counts_of(amux).tasks >= watches, 600, "every task read once")
             yield from _round(bench, bridge, amux, watches)
             with Bridge(bench.folder, copy, {**settings, **every(float(NEVER)), "amux_batch": "off"}) as unread:
-                sides = [Registering(one, amux) for one in (bridge, empty, unread)]
-                _register_in_turns(bench, sides)
+                sides = [Registering(one, amux, CONNECTIONS) for one in (bridge, empty, unread)]
+                register_in_turns(bench, sides)
             yield from _registering(watches, *sides)
             for _ in range(bench.pick(1, 1, 3)):
                 yield _ends(bench, bridge, amux, watches)
@@ -70,91 +69,6 @@ def _round(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Iterator[
     rss = bridge.rss()
     cells = f"{watches:,} watches: RSS", f"{rss / watches:,.0f} bytes each"
     yield Row("million", *cells, measured=rss / 1e6, target=MOST_BYTES / 1e6, unit=" MB")
-
-
-class Registering:
-    """Registrations of new tasks at one bridge, with 8 connections, each of which waits for its answer.
-
-    `polling` is the CPU seconds that reading tasks and the regular jobs took meanwhile. It is the number of tasks that
-    were read, times the CPU of a read in a time without registrations (`wait`). `disturbance` is the share of a core
-    that other programs took: they delay the callers and the stand-in, so the bridge waits.
-    """
-
-    def __init__(self, bridge: Bridge, amux: Child) -> None:
-        self.bridge = bridge
-        self._amux = amux
-        self._quiet, self._quiet_reads = Usage(1.0, 0.0), 0
-        self._reads = self._watches = 0
-        self._wall = self._cpu = self._others = 0.0
-        self._waits: list[float] = []
-
-    def wait(self, seconds: float) -> None:
-        """Measures what the bridge takes while nothing is registered."""
-        meter, reads = self.bridge.meter(), counts_of(self._amux).reads
-        time.sleep(seconds)
-        self._quiet, self._quiet_reads = meter.read(), counts_of(self._amux).reads - reads
-
-    def register(self, warm: float, seconds: float, run: str) -> None:
-        """Registers for `warm` seconds without measuring, then for `seconds`, which are measured."""
-        register(self.bridge.url, CONNECTIONS, warm, f"warm {run}")
-        meter, reads = self.bridge.meter(), counts_of(self._amux).reads
-        upstreams, machines = self._amux.meter(), Meter(machines_cpu)
-        done = register(self.bridge.url, CONNECTIONS, seconds, run)
-        used = meter.read()
-        self._others += machines.read().cpu - used.cpu - upstreams.read().cpu - done.usage.cpu
-        self._reads += counts_of(self._amux).reads - reads
-        self._watches += done.watches
-        self._wall += used.wall
-        self._cpu += used.cpu
-        self._waits = sorted([*self._waits, *done.waits])
-
-    @property
-    def polling(self) -> float:
-        if self._quiet_reads:
-            return self._quiet.cpu * self._reads / self._quiet_reads
-        return self._quiet.share * self._wall
-
-    @property
-    def each(self) -> float:
-        """The CPU microseconds of a registration, without the polling."""
-        return (self._cpu - self.polling) / self._watches * 1e6
-
-    @property
-    def seconds_each(self) -> float:
-        """The mean seconds from one registration to the next."""
-        return self._wall / self._watches
-
-    @property
-    def disturbance(self) -> float:
-        return max(self._others / self._wall, 0.0)
-
-    @property
-    def shares(self) -> str:
-        """The share of the core that the polling took, and the share that all work took."""
-        ours = f"{self.polling / self._wall:.0%} of a core, {self._cpu / self._wall:.0%} in all"
-        return f"{ours}; other programs {self.disturbance:.0%}"
-
-    def __str__(self) -> str:
-        last = len(self._waits) - 1
-        waits = ", ".join(f"{name} {self._waits[int(share * last)] * 1000:.1f}" for name, share in _SHARES)
-        return f"{1 / self.seconds_each:,.0f} a second, waits {waits} ms"
-
-
-_SHARES = (("p50", 0.5), ("p99", 0.99), ("longest", 1.0))
-
-
-def _register_in_turns(bench: Bench, sides: Sequence[Registering]) -> None:
-    """Registers at each bridge in turn, while the others are halted. So a disk that becomes slower affects them all."""
-    for turn in range(bench.pick(1, 2, 5)):
-        for side in sides:
-            with ExitStack() as halted:
-                for other in sides:
-                    if other is not side:
-                        halted.enter_context(other.bridge.halted())
-                if turn == 0:
-                    time.sleep(bench.pick(0.1, 1.0, 3.0))  # until the reads that were late are done
-                    side.wait(bench.pick(0.2, 15.0, 15.0))
-                side.register(bench.pick(0.2, 1.0, 2.0), bench.pick(0.5, 3.0, 4.0), f"turn {turn}")
 
 
 def _registering(watches: int, beside: Registering, empty: Registering, unread: Registering) -> Iterator[Row]:
