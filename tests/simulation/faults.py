@@ -23,6 +23,7 @@ class Faults:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._lasting = 0
+        self._restarting: set[Any] = set()  # hosts
         self.disturbed_at = 0.0  # when a process last ended, or went on after a freeze
 
     def actions(self) -> Mapping[str, Callable[..., None]]:
@@ -62,9 +63,10 @@ class Faults:
     def restart(self, replica: int, seconds: float) -> None:
         """Stop a bridge as SIGTERM does, and start another one `seconds` later."""
         slot = self._world.replicas.slots[replica]
-        if slot.runtime is None or slot.stopping:
+        if slot.runtime is None or slot.stopping or slot.host in self._restarting:
             return
         self._lasting += 1
+        self._restarting.add(slot.host)  # `stopping` is true a moment later: another restart may come at this moment
         self._world.tasks.append(self._world.loop.create_task(self._stop_and_start(slot, seconds)))
 
     async def _stop_and_start(self, slot: Any, seconds: float) -> None:
@@ -76,6 +78,7 @@ class Faults:
         except Violation as error:
             self._world.failed(error)
         finally:
+            self._restarting.discard(host)
             self.disturbed_at = self._world.loop.time()
             self._recovered()
 
