@@ -1,4 +1,4 @@
-"""`check`: makes the checks of a start, and prints "yes", "no" or "none", and the reason. It sends amux one request."""
+"""`check`: makes the checks of a start, and prints "yes" or "no" and the reason for each. It sends amux one request."""
 
 import asyncio
 import os
@@ -30,12 +30,10 @@ from bridge.settings.settings import Settings, load_to_serve
 
 MISSING_TASK_ID: Final = "task_of_amux-bridge_check_that_cannot_exist"
 
-_WORDS: Final = {True: ("yes", "good"), False: ("no", "bad"), None: ("none", "warning")}  # with the style of the word
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. `ok` is None without a result: there is nothing to check, or it was not checked."""
+    """The result of one check. `ok` is None for a "no" that needs no fix."""
 
     name: str
     ok: bool | None
@@ -163,9 +161,7 @@ def _print(findings: list[Finding], notes: list[str]) -> None:
     terminal = Terminal()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        word, style = _WORDS[finding.ok]
-        terminal.print_line(
-            (f"{finding.name:<{width}}", "bold"), "  ", (f"{word:<4}", style), f" {printable(finding.why)}"
-        )
+        word, style = ("yes", "good") if finding.ok else ("no ", "warning" if finding.ok is None else "bad")
+        terminal.print_line((f"{finding.name:<{width}}", "bold"), "  ", (word, style), f"  {printable(finding.why)}")
     for note in notes:
         terminal.print_line((f"{'note':<{width}}", "bold"), "       ", printable(note))
