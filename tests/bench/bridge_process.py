@@ -26,7 +26,7 @@ KEY = "YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmU="
 SECRET = "whsec_" + "Q" * 43 + "="
 NEVER = "86400"  # seconds: longer than any run
 DRAIN_SECONDS = "5"
-INTERVALS = frozenset({"retention", "heartbeat", "adoption", "deadlines", "gauges", "stuck_monitor"})
+INTERVALS = frozenset({"retention_sweep", "heartbeat", "adoption", "deadlines", "gauges", "stuck_monitor"})
 
 # As in production, except for loopback. Each benchmark sets the poll settings itself.
 SETTINGS: Mapping[str, str] = {

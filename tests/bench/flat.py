@@ -142,7 +142,7 @@ def _retention(bench: Bench, amux: Child, settled: int) -> Iterator[Row]:
     active = int(RATE * 4)
     database = bench.seeds.file(active=[f"task_{number}" for number in range(active)], settled=rows)
     settings = {"amux_base_url": str(amux.ready_message), "retention_seconds": "86400", **every(4.0)}
-    with Bridge(bench.folder, database, settings, retention=1.0) as bridge:
+    with Bridge(bench.folder, database, settings, retention_sweep=1.0) as bridge:
         began, before = time.monotonic(), Lag.read(bridge)
         wait_until(lambda: not _any_settled(database), 1_800, "the last settled watch deleted")
         seconds, late = time.monotonic() - began, Lag.read(bridge).since(before)
