@@ -54,9 +54,8 @@ COMMIT_DELAY_SECONDS = 0.005  # 100 ends a second are 200 calls, one every 5 ms
 OVERLAP_SHARE = 0.4  # the share of overlapping calls from which on a call waits for the next one
 CALLS_AVERAGED = 20
 INTERVALS_AVERAGED = 10  # calls: the mean interval between them shows whether another call is likely to come in time
-# Items in a commit, or slightly more, because a call is not split. Above 32 an item costs no less, and a caller waits
-# for all items.
-MOST_AT_ONCE = 512
+ENOUGH_ITEMS = 32  # in a commit: with more, an item costs no less
+MOST_AT_ONCE = 512  # items in a commit, or slightly more, because a call is not split; a caller waits for all items
 _ITEM_ERRORS = (DataError, IntegrityError, ProgrammingError)  # an item causes these; the database causes all others
 
 _log = get_logger("store")
@@ -106,8 +105,8 @@ class GroupWriter:
         self._waiting_items = 0
         self._due = False  # whether a waiting call may wait no longer
         self._timer: asyncio.TimerHandle | None = None  # makes the waiting calls due
-        # Of calls that do not linger: how many wait, how many are in the running or the last transaction, and the
-        # share of them that came while others were unanswered.
+        # Of calls that do not linger: the items that wait, the items of the running or the last transaction, and the
+        # share of the calls that came while others were unanswered.
         self._urgent = 0
         self._urgent_taken = 0
         self._overlap = 0.0
@@ -161,7 +160,7 @@ class GroupWriter:
         else:
             self._interval += (min(now - self._last_at, 1.0) - self._interval) / INTERVALS_AVERAGED
             self._last_at = now
-            self._begin_within(0.0 if self._count_and_may_begin() else COMMIT_DELAY_SECONDS)
+            self._begin_within(0.0 if self._count_and_may_begin(len(items)) else COMMIT_DELAY_SECONDS)
         try:
             with Limit(self.limits):
                 return await future
@@ -173,17 +172,18 @@ class GroupWriter:
                 return future.result()
             raise StoreUnavailable("the database does not answer") from None
 
-    def _count_and_may_begin(self) -> bool:
+    def _count_and_may_begin(self, items: int) -> bool:
         """Count a call that does not linger. Returns whether the transaction need not wait for more such calls.
 
-        If calls overlap, it waits for as many as the last transaction had, because those callers often call again.
+        If calls overlap, it waits for as many items as the last transaction had: they come from the same callers. Items
+        count, because after a pause of the event loop one call may have the items of all callers.
         """
         unanswered = self._urgent > 0 or (self._writing is not None and self._urgent_taken > 0)
         self._overlap += ((1.0 if unanswered else 0.0) - self._overlap) / CALLS_AVERAGED
-        self._urgent += 1
+        self._urgent += items
         if self._overlap < OVERLAP_SHARE or self._filled is not None:
             return True
-        return self._urgent >= max(2, self._urgent_taken)
+        return self._urgent >= max(2, min(self._urgent_taken, ENOUGH_ITEMS))
 
     def _begin_within(self, seconds: float) -> None:
         """Write the waiting calls within `seconds`, or after the running transaction, if that is later."""
@@ -261,7 +261,7 @@ class GroupWriter:
             batch.append(self._waiting.popleft())
             left -= len(batch[-1].items)
         self._waiting_items -= MOST_AT_ONCE - left
-        self._urgent_taken = sum(not call.linger for call in batch)
+        self._urgent_taken = sum(len(call.items) for call in batch if not call.linger)
         self._urgent -= self._urgent_taken
         if not self._waiting:
             self._due = False

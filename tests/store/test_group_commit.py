@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from bridge.aio.threads import Threads
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable
 from bridge.store import group_commit
-from bridge.store.group_commit import GroupWriter
 from bridge.store.reader import READERS
 from bridge.store.store import Store
-from bridge.telemetry import Metrics
 from tests.store.builders import new_watch, one_row, register, register_watch, run_one
 from tests.waiting import SAFETY_SECONDS
 
@@ -205,154 +202,6 @@ async def test_after_a_commit_of_many_items_the_writer_waits_for_as_many(
     await store._writer.run_all(count, many)  # the writer waits no longer than this constant allows
     await run_one(store, count, None)
     assert commits[2:] == [len(many), 1]
-
-
-class Written:
-    """A writer without a database, and the items of each of its transactions."""
-
-    def __init__(self) -> None:
-        self.transactions: list[list[str]] = []
-        # By this clock no time passes between two calls.
-        self.writer = GroupWriter(self._transaction, Metrics(), Threads(1, "writer"), clock=lambda: 0.0)
-
-    def _transaction(self, function: Callable[[Any], Any]) -> Any:
-        self.transactions.append([])
-        return function(None)
-
-    def _operation(self, _: Connection, items: Sequence[str]) -> Sequence[str | BridgeError]:
-        self.transactions[-1] += items
-        return items
-
-    async def write(self, item: str, *, linger: bool = False) -> Sequence[str | BridgeError]:
-        """Make one call with one item. Returns its results."""
-        return await self.writer.run_all(self._operation, [item], linger=linger)
-
-    async def write_often(self) -> None:
-        """Make calls until the writer expects the next call soon. Their transactions are not kept."""
-        for _ in range(50):
-            await self.write("call")
-        del self.transactions[:]
-
-    async def write_together(self, callers: int) -> None:
-        """Make calls that overlap until the writer expects overlapping calls. Their transactions are not kept."""
-        for _ in range(50):
-            await asyncio.gather(*(self.write("call") for _ in range(callers)))
-        del self.transactions[:]
-
-
-@pytest.fixture
-async def written() -> AsyncIterator[Written]:
-    made = Written()
-    yield made
-    await made.writer.close()
-
-
-async def test_a_lingering_call_is_written_with_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "LINGER_SECONDS", SAFETY_SECONDS)
-    written = Written()
-    await written.write_often()
-    lingering = [asyncio.create_task(written.write(name, linger=True)) for name in ("one", "two")]
-    await asyncio.sleep(0)
-    async with asyncio.timeout(SAFETY_SECONDS / 2):
-        assert await written.write("call") == ["call"]
-        assert await asyncio.gather(*lingering) == [["one"], ["two"]]
-    assert written.transactions == [["one", "two", "call"]]
-    await written.writer.close()
-
-
-async def test_a_lingering_call_is_written_alone_when_no_other_call_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 0.5)
-    written = Written()
-    await written.write_often()
-    began = time.monotonic()
-    async with asyncio.timeout(SAFETY_SECONDS):
-        assert await written.write("lingering", linger=True) == ["lingering"]
-    assert time.monotonic() - began >= 0.4
-    assert written.transactions == [["lingering"]]
-    await written.writer.close()
-
-
-async def test_a_lingering_call_does_not_wait_where_other_calls_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 0.99)  # a new writer expects a call each second
-    written = Written()
-    lingering = asyncio.create_task(written.write("lingering", linger=True))
-    await asyncio.sleep(0)
-    assert written.writer._writing is not None
-    assert await lingering == ["lingering"]
-    await written.writer.close()
-
-
-async def test_a_writer_that_closes_writes_its_lingering_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 10 * SAFETY_SECONDS)
-    written = Written()
-    await written.write_often()
-    lingering = asyncio.create_task(written.write("lingering", linger=True))
-    await asyncio.sleep(0)
-    await written.writer.close()
-    async with asyncio.timeout(SAFETY_SECONDS):
-        assert await lingering == ["lingering"]
-    assert written.transactions == [["lingering"]]
-
-
-async def test_where_calls_come_while_others_are_unanswered_one_waits_for_the_next(
-    written: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
-    async with asyncio.timeout(SAFETY_SECONDS):
-        await written.write_together(2)
-        first = asyncio.create_task(written.write("first"))
-        await asyncio.sleep(0)
-        assert written.writer._writing is None
-        await written.write("second")
-        await first
-    assert written.transactions == [["first", "second"]]
-
-
-async def test_callers_that_wait_for_one_transaction_are_written_together_again(
-    written: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
-    async with asyncio.timeout(SAFETY_SECONDS):
-        await written.write_together(7)
-        first = [asyncio.create_task(written.write("first")) for _ in range(3)]
-        await asyncio.sleep(0)
-        await asyncio.gather(*first, *(written.write("second") for _ in range(4)))
-    assert written.transactions == [["first"] * 3 + ["second"] * 4]
-
-
-async def test_a_call_without_a_next_one_is_written_after_the_wait(
-    written: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await written.write_together(2)
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 0.5)
-    began = time.monotonic()
-    async with asyncio.timeout(SAFETY_SECONDS):
-        await written.write("alone")
-    assert time.monotonic() - began >= 0.4
-
-
-async def test_a_caller_that_makes_one_call_after_the_other_does_not_wait(
-    written: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await written.write_together(2)
-    for _ in range(group_commit.CALLS_AVERAGED):
-        await written.write("call")
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
-    async with asyncio.timeout(SAFETY_SECONDS):
-        for _ in range(50):
-            await written.write("call")
-
-
-async def test_a_writer_that_closes_writes_the_call_that_waits_for_another(
-    written: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
-    async with asyncio.timeout(SAFETY_SECONDS):
-        await written.write_together(2)
-        first = asyncio.create_task(written.write("first"))
-        await asyncio.sleep(0)
-        await written.writer.close()
-        assert await first == ["first"]
 
 
 async def test_one_failing_item_of_a_call_fails_alone(store: Store) -> None:
