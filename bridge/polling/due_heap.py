@@ -43,12 +43,11 @@ class DueHeap:
 
     def pop_due(self, now: float) -> PolledTask | None:
         """Take the task that has been due for the longest time; None if no task is due."""
-        while self.next_due() <= now:
-            _, entry, task = heappop(self._heap)
-            if task.entry == entry:
-                task.entry = 0
-                return task
-        return None
+        if self.next_due() > now:
+            return None
+        _, _, task = heappop(self._heap)  # `next_due` has removed the stale entries before it
+        task.entry = 0
+        return task
 
     def next_due(self) -> float:
         """Returns when the next task is due; infinity if there is none."""
