@@ -60,6 +60,12 @@ async def written() -> AsyncIterator[Written]:
     await made.writer.close()
 
 
+@pytest.fixture
+def endless_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that waits for others waits longer than a test may take."""
+    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
+
+
 async def test_a_lingering_call_is_written_with_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "LINGER_SECONDS", SAFETY_SECONDS)
     written = Written()
@@ -108,9 +114,8 @@ async def test_a_writer_that_closes_writes_its_lingering_calls(monkeypatch: pyte
 
 
 async def test_where_calls_come_while_others_are_unanswered_one_waits_for_the_next(
-    written: Written, monkeypatch: pytest.MonkeyPatch
+    written: Written, endless_delay: None
 ) -> None:
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(2)
         first = asyncio.create_task(written.write("first"))
@@ -122,9 +127,8 @@ async def test_where_calls_come_while_others_are_unanswered_one_waits_for_the_ne
 
 
 async def test_callers_that_wait_for_one_transaction_are_written_together_again(
-    written: Written, monkeypatch: pytest.MonkeyPatch
+    written: Written, endless_delay: None
 ) -> None:
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(7)
         first = [asyncio.create_task(written.write("first")) for _ in range(3)]
@@ -133,11 +137,8 @@ async def test_callers_that_wait_for_one_transaction_are_written_together_again(
     assert written.transactions == [["first"] * 3 + ["second"] * 4]
 
 
-async def test_one_call_with_the_items_of_all_callers_does_not_wait(
-    written: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_call_with_the_items_of_all_callers_does_not_wait(written: Written, endless_delay: None) -> None:
     """After a pause of the event loop, all callers come in one turn of the loop, and their items are one call."""
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(8)
         await written.write_all(["item"] * 8)
@@ -145,9 +146,8 @@ async def test_one_call_with_the_items_of_all_callers_does_not_wait(
 
 
 async def test_after_a_large_call_a_transaction_does_not_wait_for_as_many_items(
-    written: Written, monkeypatch: pytest.MonkeyPatch
+    written: Written, endless_delay: None
 ) -> None:
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(2)
         await written.write_all(["large"] * 100)
@@ -179,9 +179,8 @@ async def test_a_caller_that_makes_one_call_after_the_other_does_not_wait(
 
 
 async def test_a_writer_that_closes_writes_the_call_that_waits_for_another(
-    written: Written, monkeypatch: pytest.MonkeyPatch
+    written: Written, endless_delay: None
 ) -> None:
-    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(2)
         first = asyncio.create_task(written.write("first"))
