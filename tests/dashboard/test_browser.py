@@ -103,6 +103,7 @@ async def test_a_watch_is_opened_and_cancelled_by_keyboard(browser: Browser, tmp
         await page.keyboard.press("Escape")  # closes only the dialog
         await expect(dialog).to_be_hidden()
         await expect(page.locator("#watch")).to_be_visible()
+        await tab.expect_focus("active.textContent.includes('Cancel the watch')")
         await page.keyboard.press("Enter")
         await page.keyboard.press("Shift+Tab")
         await page.keyboard.press("Enter")
@@ -112,6 +113,22 @@ async def test_a_watch_is_opened_and_cancelled_by_keyboard(browser: Browser, tmp
         await page.keyboard.press("Escape")
         await expect(page.locator("#watch")).to_be_hidden()
         await tab.expect_focus("active.closest('.row')?.textContent.includes('cancelled')")
+
+
+async def test_a_button_that_changes_behind_its_dialog_gets_the_focus_back(browser: Browser, tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
+        page, waits = tab.page, Behaviour(queue_seconds=86_400)
+        watch = await bridge.register(waits)
+        await tab.sign_in()
+        await tab.open(watch["id"])
+        status = page.locator("#watch .watch-status strong")
+        for text, behaviour in [("running", Behaviour(0, outcome=Outcome.NEVER)), ("queued", waits)]:
+            await page.get_by_role("button", name="Cancel the watch…").focus()
+            await page.keyboard.press("Enter")
+            bridge.amux.change(watch["task_id"], behaviour)
+            await expect(status).to_contain_text(text)
+            await page.keyboard.press("Escape")
+            await tab.expect_focus("active.textContent === 'Cancel the watch…' && active.isConnected")
 
 
 async def test_every_element_that_tab_reaches_has_a_visible_focus(browser: Browser, tmp_path: Path) -> None:

@@ -1,21 +1,24 @@
 // The page's dialog, and the dialog that confirms a cancellation.
 
-import { byId, el, setText } from "./dom.js";
+import { byId, currentElement, el, setText } from "./dom.js";
 import { RequestError } from "./net.js";
 
 // Shows elements in the dialog; the first one is its title, with the id dialog-title. `kind` is a CSS class.
 export function openDialog(children, kind = "") {
   const dialog = byId("dialog");
+  const opener = document.activeElement;
   dialog.className = kind;
   dialog.replaceChildren(...children);
   dialog.showModal();
-  dialog.addEventListener("close", restoreFocus, { once: true });
+  dialog.addEventListener("close", () => restoreFocus(opener), { once: true });
 }
 
-// The browser returns the focus to the button that opened the dialog. If the button is gone, the heading gets the focus.
-function restoreFocus() {
+// The browser returns the focus to the button that opened the dialog. A change of the page can replace this button while
+// the dialog is open: then the new button gets the focus. If there is none, the heading gets it.
+function restoreFocus(opener) {
   const active = document.activeElement;
-  if (active === document.body || byId("dialog").contains(active)) byId("alert-summary").focus({ preventScroll: true });
+  if (active !== document.body && !byId("dialog").contains(active)) return;
+  (currentElement(opener) ?? byId("alert-summary")).focus({ preventScroll: true });
 }
 
 export const closeDialog = () => byId("dialog").close();

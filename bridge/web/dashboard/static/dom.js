@@ -77,6 +77,7 @@ export function reconcile(parent, items, keyOf, build, update = null) {
 function replace(node, fresh) {
   const focused = focusedName(node);
   node.replaceWith(fresh);
+  node.replacedBy = fresh;
   if (focused !== null) fresh.querySelector(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
 }
 
@@ -85,4 +86,14 @@ function replace(node, fresh) {
 function focusedName(node) {
   const active = document.activeElement;
   return active !== null && node.contains(active) ? (active.dataset.focus ?? null) : null;
+}
+
+// Returns an element itself while it is on the page. If `reconcile` has replaced it, returns the element with the same
+// `data-focus` name in the newest node; null if there is none.
+export function currentElement(element) {
+  if (element.isConnected) return element;
+  let node = element;
+  while (node !== null && !node.replacedBy) node = node.parentElement;
+  while (node?.replacedBy) node = node.replacedBy;
+  return node?.querySelector(`[data-focus="${element.dataset.focus}"]`) ?? null;
 }
