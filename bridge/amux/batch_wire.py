@@ -4,15 +4,26 @@ The route takes ids of tasks and answers with amux's rows (form C) of the tasks 
 record says nothing about its task. Records may come in any order: each has its own `task_id`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
+from bridge.amux.key_removal import KeyRemoval
 from bridge.amux.lenient_json import clean, read_json
-from bridge.amux.record import LONGEST_MESSAGE, has_status, read_record, text_of, usual_row
+from bridge.amux.record import LONGEST_MESSAGE, has_status, read_record, text_of
+from bridge.amux.usual_row import raw_rows, read_rows, running_record, running_records
 from bridge.amux.wire import error_reason, media_type, sentence
-from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, NoBatchRoute, TaskMissing, TooManyTasks
+from bridge.core.batch_lane import (
+    BatchAnswer,
+    BatchFailed,
+    BatchObservation,
+    BatchTooLarge,
+    NoBatchRoute,
+    TaskMissing,
+    TooManyTasks,
+)
 from bridge.core.model import TaskRecord
 
 PATH = "/suno/fetch"
@@ -25,12 +36,28 @@ MAX_ROWS = 50_000  # a row has at least 400 bytes, but 16 MiB can have eight mil
 _ENVELOPE: Mapping[str, Any] = {"code": "success"}
 
 
-def observe_batch(  # noqa: PLR0913, PLR0917  the parts of an answer
-    status: int, content_type: str, body: bytes, ids: Collection[str], base_url: str, retry_after: float | None = None
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a batch request asked for: the ids of tasks, at this base URL, with the key that `removal` removes."""
+
+    ids: Collection[str]
+    base_url: str
+    removal: KeyRemoval
+
+
+def observe_batch(
+    status: int, content_type: str, body: bytes, asked: Asked, retry_after: float | None = None
 ) -> BatchObservation:
-    """Returns the observation of an answer to a request for `ids`; see `wire.observe` for the other arguments."""
+    """Returns the observation of an answer, without the key; see `wire.observe` for the other arguments."""
+    observation = _observe(status, content_type, body, asked, retry_after)
+    if isinstance(observation, BatchAnswer | BatchTooLarge):
+        return observation
+    return replace(observation, message=asked.removal.text(observation.message))
+
+
+def _observe(status: int, content_type: str, body: bytes, asked: Asked, retry_after: float | None) -> BatchObservation:
     if 200 <= status < 300:
-        return _on_success(content_type, body, ids, base_url)
+        return _on_success(content_type, body, asked)
     message = sentence(f"amux answered {status} on {PATH}", error_reason(content_type, body))
     if status in (408, 425, 429) or (status >= 500 and status != 501):  # 501: the server has no such function
         return BatchFailed(f"http_{status}", message, retry_after)
@@ -39,58 +66,86 @@ def observe_batch(  # noqa: PLR0913, PLR0917  the parts of an answer
     return NoBatchRoute(f"http_{status}", message)
 
 
-def _on_success(content_type: str, body: bytes, ids: Collection[str], base_url: str) -> BatchObservation:
+def _on_success(content_type: str, body: bytes, asked: Asked) -> BatchObservation:
     kind = media_type(content_type)
     if body and kind == "html":
         return NoBatchRoute("html", f"amux answered with a web page on {PATH}")
+    if kind == "json" and (usual := _usual_records(body, asked)):
+        return BatchAnswer(usual, len(body))
+    return _read_by_general_rules(body if kind == "json" else b"", asked)
+
+
+def _read_by_general_rules(body: bytes, asked: Asked) -> BatchObservation:
     try:
-        document = _read(body if kind == "json" else b"")
+        document = _read(body, len(body))
     except ValueError:
         return BatchFailed("bad_json", f"amux answered on {PATH} with a body that is not JSON")
     if not isinstance(document, dict) or not _is_list(document.get("data", "")):
         return BatchFailed("bad_form", f"amux answered without a list of records on {PATH}")
-    records, unusable = _records(document, ids, base_url)
+    records: dict[str, TaskRecord] = {}
+    unusable = _add_records(document.get("data") or (), records, asked)
     if records:
         return BatchAnswer(records, len(body))
     if unusable:
         return BatchFailed("bad_records", f"amux answered with records that cannot be used on {PATH}")
+    return _without_records(document, len(asked.ids))
+
+
+def _without_records(document: Mapping[str, Any], count: int) -> TaskMissing | NoBatchRoute:
+    """Returns the observation of an answer with none of the `count` tasks that were asked for."""
+    missing = "the task" if count == 1 else f"any of the {count} tasks"
     reason = text_of(document.get("message"), LONGEST_MESSAGE)
-    asked = "the task" if len(ids) == 1 else f"any of the {len(ids)} tasks"
-    message = sentence(f"amux answered without {asked} on {PATH}", reason)
-    is_one = len(ids) == 1 and document.get("data") is not None
+    message = sentence(f"amux answered without {missing} on {PATH}", reason)
+    is_one = count == 1 and document.get("data") is not None
     return TaskMissing(message) if is_one else NoBatchRoute("filtered", message)
 
 
-def _read(body: bytes) -> Any:
-    return read_json(body) if len(body) <= LENIENT_BYTES else orjson.loads(body)
+def _usual_records(body: bytes, asked: Asked) -> dict[str, TaskRecord] | None:
+    """Returns the records of an answer that has usual rows, in a fourth of the time; None for any other answer."""
+    rows = read_rows(body)
+    if not 0 < len(rows) <= MAX_ROWS:
+        return None
+    records, others = running_records(rows, asked.ids, asked.removal.names)
+    if records and others:
+        raw = raw_rows(body)
+        try:
+            _add_records([_read(bytes(raw[place]), len(body)) for place in others], records, asked)
+        except ValueError:
+            return None
+    return records
+
+
+def _read(text: bytes, length: int) -> Any:
+    """Returns the JSON value in an answer, or in a part of it. `length` is that of the whole answer."""
+    return read_json(text) if length <= LENIENT_BYTES else orjson.loads(text)
 
 
 def _is_list(data: Any) -> bool:
     return data is None or (isinstance(data, list) and len(data) <= MAX_ROWS)
 
 
-def _records(document: Mapping[str, Any], ids: Collection[str], base_url: str) -> tuple[dict[str, TaskRecord], int]:
-    """Returns the records by task id, and the number of tasks whose records cannot be used.
+def _add_records(rows: Iterable[Any], records: dict[str, TaskRecord], asked: Asked) -> int:
+    """Adds the records of rows by task id. Returns the number of tasks whose records cannot be used.
 
     Two different records of one task contradict each other, so neither is used.
     """
-    records: dict[str, TaskRecord] = {}
     unusable: set[str] = set()
-    for row in document.get("data") or ():
-        if not isinstance(row, dict) or (task_id := _id_of(row, ids)) is None:
+    for row in rows:
+        if not isinstance(row, dict) or (task_id := _id_of(row, asked.ids)) is None:
             continue
-        record = usual_row(row)
+        record = running_record(row)
         if record is None:
             if not has_status(row):
                 unusable.add(task_id)
                 continue
-            record = read_record(row, _ENVELOPE, task_id=task_id, base_url=base_url)
+            record = read_record(row, _ENVELOPE, task_id=task_id, base_url=asked.base_url)
+        record = asked.removal.record(record)
         known = records.setdefault(task_id, record)
         if known is not record and known != record:
             unusable.add(task_id)
     for task_id in unusable:
         records.pop(task_id, None)
-    return records, len(unusable)
+    return len(unusable)
 
 
 def _id_of(row: Mapping[str, Any], wanted: Collection[str]) -> str | None:

@@ -5,10 +5,9 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -33,16 +32,15 @@ from bridge.aio.http_connections import NO_CONNECT_TIMEOUT, HttpAnswer, HttpConn
 from bridge.aio.proxy_connector import Proxy, ProxyConnector
 from bridge.aio.timeouts import Limit, TimeoutSweep
 from bridge.amux.batch_wire import PATH as BATCH_PATH
-from bridge.amux.batch_wire import observe_batch
+from bridge.amux.batch_wire import Asked, observe_batch
 from bridge.amux.inflate import TooLarge, inflate
-from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_MODEL, LONGEST_PLATFORM, LONGEST_STATUS
+from bridge.amux.key_removal import KeyRemoval
 from bridge.amux.wire import observe
 from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, BatchTooLarge
 from bridge.core.errors import BridgeError
-from bridge.core.model import KeyRefused, Observation, PollRejected, Problem, TaskRecord, TaskStatus, TransientError
+from bridge.core.model import KeyRefused, Observation, TaskRecord, TransientError
 from bridge.core.retry_after import retry_after_seconds
-from bridge.telemetry import get_logger, redact
-from bridge.telemetry.redaction import SHORTEST_SECRET
+from bridge.telemetry import get_logger
 
 MAX_BODY_BYTES = 1 << 20  # a record is a few kilobytes, but amux passes on vendors' texts, which have no limit
 MAX_HEADER_BYTES = 65 << 10  # one line: a value of 64 KiB and its name. aiohttp's 8 KiB are too few for some proxies
@@ -94,7 +92,7 @@ class AmuxClient:
         self._wall_clock = wall_clock
         self._timeouts = TimeoutSweep(timeout_seconds, clock)
         self._poll_headers = lru_cache(_CACHED_KEYS)(self._make_poll_headers)  # `close` removes the keys
-        self._names_hold_key = lru_cache(_CACHED_KEYS)(_holds)
+        self._key_removal = lru_cache(_CACHED_KEYS)(KeyRemoval)
         options: dict[str, Any] = {"ssl": ssl_context or True, "limit": 0, "keepalive_timeout": KEEP_ALIVE_SECONDS}
         limits: dict[str, Any] = {"max_line_size": MAX_HEADER_BYTES, "max_field_size": MAX_HEADER_BYTES}
         connector = aiohttp.TCPConnector(**options) if proxy is None else ProxyConnector(proxy, **options)
@@ -130,9 +128,7 @@ class AmuxClient:
         observation = self._observe(response, body, task_id)
         if type(observation) is not TaskRecord:
             self._log_failure(observation, response, task_id)
-        elif _has_names_only(observation):  # the task still runs, as in nearly all polls
-            return self._names_without_key(observation, key)
-        return _without_key(observation, key)
+        return self._key_removal(key).observation(observation)
 
     async def read_many(self, task_ids: Sequence[str], key: str) -> BatchObservation:
         """Asks once, with `key`, for the records of one or more tasks, and returns the observation.
@@ -149,9 +145,9 @@ class AmuxClient:
                 body = await _body(response, MAX_BATCH_BYTES)
         except (*CLIENT_ERRORS, ValueError) as error:
             return BatchFailed(*explain_client_error(error, self._host, self._timeouts.seconds))
-        observation = self._observe_batch(response, body, task_ids)
+        observation = self._observe_batch(response, body, task_ids, key)
         if isinstance(observation, BatchAnswer):
-            return replace(observation, records=self._without_key(observation.records, key))
+            return observation
         _log.event(
             "batch_without_records",
             level=logging.DEBUG,
@@ -160,9 +156,7 @@ class AmuxClient:
             request_id=response.headers.get(_REQUEST_ID),
             tasks=len(task_ids),
         )
-        if isinstance(observation, BatchTooLarge):
-            return observation
-        return replace(observation, message=_redacted(observation.message, key))
+        return observation
 
     async def open(  # noqa: PLR0913  the parts of a request
         self,
@@ -201,7 +195,7 @@ class AmuxClient:
         """Closes all connections and removes the keys from memory."""
         self._timeouts.close()
         self._poll_headers.cache_clear()
-        self._names_hold_key.cache_clear()
+        self._key_removal.cache_clear()
         await self._session.close()
 
     def _make_poll_headers(self, key: str) -> bytes | None:
@@ -215,7 +209,9 @@ class AmuxClient:
         headers |= {CONTENT_TYPE: "application/json", CONTENT_LENGTH: str(len(data))}
         return request_head(METH_POST, self._batch_path, headers) + data
 
-    def _observe_batch(self, response: HttpAnswer, body: bytes | None, task_ids: Sequence[str]) -> BatchObservation:
+    def _observe_batch(
+        self, response: HttpAnswer, body: bytes | None, task_ids: Sequence[str], key: str
+    ) -> BatchObservation:
         """Returns the observation of a whole answer. `body` is None if it was too long."""
         status, headers = response.status, response.headers
         plain = _plain_body(headers, body, MAX_BATCH_BYTES)
@@ -228,7 +224,11 @@ class AmuxClient:
             retry_after_seconds(headers.get(RETRY_AFTER), self._wall_clock()) if status in (429, 503) else None
         )
         return observe_batch(
-            status, headers.get(CONTENT_TYPE, ""), plain, frozenset(task_ids), self._base_url, retry_after
+            status,
+            headers.get(CONTENT_TYPE, ""),
+            plain,
+            Asked(frozenset(task_ids), self._base_url, self._key_removal(key)),
+            retry_after,
         )
 
     def _observe(self, response: HttpAnswer, body: bytes | None, task_id: str) -> Observation:
@@ -250,26 +250,6 @@ class AmuxClient:
             base_url=self._base_url,
             retry_after=retry_after_seconds(headers.get(RETRY_AFTER), self._wall_clock()) if status == 429 else None,
         )
-
-    def _without_key(self, records: Mapping[str, TaskRecord], key: str) -> dict[str, TaskRecord]:
-        """Removes the key from all texts of amux in records. Most have only the names of the model and the platform."""
-        cleaned = dict(records)
-        model = platform = None  # names that do not contain the key
-        for task_id, record in records.items():
-            if not _has_names_only(record):
-                cleaned[task_id] = _record_without_key(record, key)
-            elif record.model is not model or record.platform is not platform:
-                if (without := self._names_without_key(record, key)) is not record:
-                    cleaned[task_id] = without
-                else:
-                    model, platform = record.model, record.platform
-        return cleaned
-
-    def _names_without_key(self, record: TaskRecord, key: str) -> TaskRecord:
-        """Removes the names of model and platform from a record if they contain the key. There are few names."""
-        if self._names_hold_key(key, record.model, record.platform):
-            return record._replace(model=None, platform=None)
-        return record
 
     def _log_failure(self, observation: Observation, response: HttpAnswer, task_id: str) -> None:
         _log.event(
@@ -339,61 +319,3 @@ def _plain_body(
 
 def _too_large(limit: int) -> TransientError:
     return TransientError(_TOO_LARGE, f"amux answered with more than {limit >> 20} MiB")
-
-
-def _record_without_key(record: TaskRecord, key: str) -> TaskRecord:
-    """Removes the key from all texts of amux in a record."""
-    cleaned = _without_key(record, key)
-    return cleaned if isinstance(cleaned, TaskRecord) else record
-
-
-def _has_names_only(record: TaskRecord) -> bool:
-    """Whether the names of model and platform are the only texts of amux in a record. Texts could repeat the key."""
-    return (
-        record.error is None and record.url is None and record.format is None and record.raw_status in (None, "unknown")
-    )
-
-
-def _without_key(observation: Observation, key: str) -> Observation:
-    """Removes the key from all texts of amux in an observation. A URL or a name that contains it becomes None."""
-    if isinstance(observation, TaskRecord) and _holds(key, observation.model, observation.platform):
-        observation = observation._replace(model=None, platform=None)
-    match observation:
-        case TaskRecord(status=TaskStatus.COMPLETED, url=url, format=container):
-            if (url, container) == (cleaned := (_if_without(key, url), _if_without(key, container))):
-                return observation  # nearly always; a new record costs more than this comparison
-            return observation._replace(url=cleaned[0], format=cleaned[1])
-        case TaskRecord(error=Problem(code=code, message=message)):
-            code = _redacted(code, key, LONGEST_CODE) if isinstance(code, str) else code
-            return observation._replace(error=Problem(code, _redacted(message, key) if message else None))
-        case TaskRecord(raw_status=status):
-            return observation._replace(raw_status=_redacted(status, key, LONGEST_STATUS)) if status else observation
-        case PollRejected(code=code, message=message):
-            return PollRejected(_redacted(code, key, LONGEST_CODE), _redacted(message, key))
-        case _:
-            return replace(observation, message=_redacted(observation.message, key))
-
-
-def _holds(key: str, model: str | None, platform: str | None) -> bool:
-    """Whether a name repeats the key, in any case, or may end with a part of it. `redact` would take half of a poll."""
-    if len(key) < SHORTEST_SECRET:
-        return False
-    names = f"{model or ''} {platform or ''}".lower()
-    cut = len(model or "") == LONGEST_MODEL or len(platform or "") == LONGEST_PLATFORM
-    return cut or key.lower() in names or ("%" in names and key.lower() in unquote(names))
-
-
-def _redacted(text: str, key: str, longest: int = LONGEST_MESSAGE) -> str:
-    """Returns the text without the key and its lower-case form, because statuses and codes are in lower case."""
-    cleaned = redact(text, (key, key.lower()))
-    if len(text) < longest:
-        return cleaned
-    # The text was cut, perhaps inside a key, and the key's first part would remain. Percent-encoding triples a key.
-    return cleaned[: -3 * len(key)]
-
-
-def _if_without(key: str, text: str | None) -> str | None:
-    """Returns the text, or None if it contains the key: a URL with a redacted part is useless."""
-    if text is None or len(key) < SHORTEST_SECRET:
-        return text
-    return None if key in text or key in unquote(text) else text

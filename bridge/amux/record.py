@@ -38,7 +38,7 @@ _CONTAINERS = frozenset(
     {"3gp", "avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "webm", "wmv"}
 )
 _INTEGERS = range(-(2**63), 2**64)  # the integers that orjson can write
-_MILLISECONDS_FROM = 1e11  # larger times are in milliseconds, as Kling's: in seconds this would be the year 5138
+MILLISECONDS_FROM = 1e11  # larger times are in milliseconds, as Kling's: in seconds this would be the year 5138
 _TIMES_UNTIL = 1e14
 
 
@@ -75,44 +75,6 @@ def is_of_another_task(record: Record, task_id: str) -> bool:
     """
     own_id = record.get("task_id")
     return own_id != task_id and isinstance(own_id, str) and clean(own_id).strip() not in ("", task_id)
-
-
-_RUNNING_WORDS = {
-    form: status
-    for word, status in STATUS_WORDS.items()
-    if status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
-    for form in (word, word.upper())
-}
-# Tasks that were submitted in the same second share one float object, because each task in memory keeps its time.
-_shared_time = lru_cache(maxsize=8192)(float)
-_new_record = tuple.__new__  # 0.08 µs; TaskRecord(...) takes 0.2 µs, a twentieth of a read in a batch
-_PERCENTAGES: Mapping[str, int | None] = {"": None} | {f"{number}%": number for number in range(101)}
-
-
-def usual_row(record: Record) -> TaskRecord | None:
-    """Returns what `read_record` returns for the usual row (form C) of a running task, in a fifth of the time.
-
-    Nearly all records of batches are such rows. Returns None for any other record, such as one with progress "30.5%".
-    """
-    word, progress, platform = record.get("status"), record.get("progress"), record.get("platform")
-    submitted, properties = record.get("submit_time"), record.get("properties")
-    if not (type(word) is type(progress) is type(platform) is str and type(submitted) is int):
-        return None
-    status, percent = _RUNNING_WORDS.get(word), _PERCENTAGES.get(progress, -1)
-    if status is None or percent == -1 or not 0 < submitted < _MILLISECONDS_FROM or len(platform) > LONGEST_PLATFORM:
-        return None
-    model = properties.get("origin_model_name") if type(properties) is dict else None
-    if type(model) is str and 0 < len(model) <= LONGEST_MODEL:
-        model = _text(model, LONGEST_MODEL)
-        if model is None:
-            return None
-    elif model is not None or "model" in record:
-        return None
-    # `platform` is a field of amux's row, so the record is not live.
-    name, submitted_at = _text(platform, LONGEST_PLATFORM), _shared_time(submitted)
-    return _new_record(
-        TaskRecord, (status, percent, None, None, None, None, None, model, name, submitted_at, None, False)
-    )
 
 
 def read_record(record: Record, document: Record, *, task_id: str, base_url: str) -> TaskRecord:
@@ -372,5 +334,5 @@ def _time(record: Record, places: Iterable[Path]) -> float | None:
     for place in places:
         at = _number(value_at(record, place))
         if at is not None and 0 < at < _TIMES_UNTIL:
-            return at / 1000 if at >= _MILLISECONDS_FROM else float(at)
+            return at / 1000 if at >= MILLISECONDS_FROM else float(at)
     return None

@@ -16,8 +16,8 @@ from bridge.amux.record import (
     read_record,
     record_in,
     text_of,
-    usual_row,
 )
+from bridge.amux.usual_row import running_record
 from bridge.core.model import (
     KeyRefused,
     Observation,
@@ -98,7 +98,7 @@ def _on_success(content_type: str, body: bytes, task_id: str, base_url: str) -> 
         return TransientError("no_record", sentence("amux answered without a record of the task", reason))
     if is_of_another_task(record, task_id):
         return TransientError("wrong_task", "amux answered with the record of another task")
-    return usual_row(record) or read_record(record, document, task_id=task_id, base_url=base_url)
+    return running_record(record) or read_record(record, document, task_id=task_id, base_url=base_url)
 
 
 def _not_json(content_type: str, body: bytes) -> TransientError:

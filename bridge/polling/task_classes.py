@@ -7,7 +7,7 @@ the last 30 s. Schedules are rebuilt in the background when the counted ends of 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from bridge.aio.clocks import Clocks
 from bridge.aio.threads import Runner
@@ -126,7 +126,7 @@ class TaskClasses:
                 self._by_model[record.model] = known
 
     def _take_submission(self, task: PolledTask, submitted_at: float) -> None:
-        task.submitted_at = submitted_at
+        task.submitted_at = _shared_time(submitted_at)
         submitted = self._clocks.moment(submitted_at)
         # For a task that was registered in the second of its submission, the time of registration is more exact.
         if _resolution(submitted_at) <= task.born - submitted <= MAX_AGE_SECONDS:
@@ -285,6 +285,10 @@ class TaskClasses:
             None if built is None else built[1].mean_wait(history),
             fixed_schedule(self._policy).mean_wait(history),
         )
+
+
+# Tasks that were submitted in the same second share one float object, because there may be a million in memory.
+_shared_time = lru_cache(maxsize=8192)(float)
 
 
 def _resolution(unix: float) -> float:

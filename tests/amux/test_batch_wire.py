@@ -1,6 +1,7 @@
 """Answers of the batch route: order, duplicates, foreign ids, changed forms and half answers."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -8,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.amux.batch_wire import LENIENT_BYTES, MAX_ROWS, observe_batch
+from bridge.amux.batch_wire import LENIENT_BYTES, MAX_ROWS, Asked, observe_batch
+from bridge.amux.key_removal import KeyRemoval
 from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, NoBatchRoute, TaskMissing, TooManyTasks
 from bridge.core.model import TaskStatus
 
 JSON = "application/json; charset=utf-8"
 BASE_URL = "https://api.example"
 IDS = ("task_1", "task_2", "task_3")
+ASKED = Asked(frozenset(IDS), BASE_URL, KeyRemoval("sk-amux-0123456789abcdef"))
 
 
 def row(task_id: str, status: str = "IN_PROGRESS", **more: Any) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def read(rows: Any, **more: Any) -> BatchObservation:
 
 
 def read_bytes(body: bytes, status: int = 200, kind: str = JSON) -> BatchObservation:
-    return observe_batch(status, kind, body, frozenset(IDS), BASE_URL)
+    return observe_batch(status, kind, body, ASKED)
 
 
 def statuses(observation: BatchObservation) -> dict[str, TaskStatus]:
@@ -101,7 +104,7 @@ def test_an_answer_with_none_of_the_tasks_shows_that_the_route_is_filtered(rows:
 def test_an_answer_without_the_one_task_that_was_asked_for_shows_less() -> None:
     def alone(data: Any) -> BatchObservation:
         body = orjson.dumps({"code": "success", "message": "", "data": data})
-        return observe_batch(200, JSON, body, frozenset({"task_1"}), BASE_URL)
+        return observe_batch(200, JSON, body, replace(ASKED, ids=frozenset({"task_1"})))
 
     assert isinstance(alone([]), TaskMissing)
     assert isinstance(alone([row("task_2", "SUCCESS")]), TaskMissing)
@@ -127,7 +130,7 @@ def test_a_web_page_shows_that_there_is_no_route() -> None:
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 522])
 def test_trouble_of_the_server_is_none_of_the_route(status: int) -> None:
     body = b'{"error":{"message":"system cpu overloaded","type":"new_api_error","code":"system_cpu_overloaded"}}'
-    found = observe_batch(status, JSON, body, frozenset(IDS), BASE_URL, 7.0)
+    found = observe_batch(status, JSON, body, ASKED, 7.0)
     assert isinstance(found, BatchFailed)
     assert (found.code, found.retry_after) == (f"http_{status}", 7.0)
     assert found.message.endswith("system cpu overloaded")
@@ -259,6 +262,6 @@ def test_no_bytes_make_it_raise(status: int, kind: str, body: bytes) -> None:
 
 @given(_JSON_VALUES)
 def test_no_json_makes_it_raise_and_only_tasks_that_were_asked_for_are_found(value: Any) -> None:
-    found = observe_batch(200, JSON, json.dumps({"code": "success", "data": value}).encode(), frozenset(IDS), BASE_URL)
+    found = observe_batch(200, JSON, json.dumps({"code": "success", "data": value}).encode(), ASKED)
     if isinstance(found, BatchAnswer):
         assert found.records.keys() <= set(IDS)

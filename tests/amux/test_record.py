@@ -3,11 +3,8 @@
 from typing import Any
 
 import pytest
-from hypothesis import event, given
-from hypothesis import strategies as st
 
 from bridge.amux.lenient_json import clean, read_json
-from bridge.amux.record import has_status, read_record, usual_row
 from bridge.core.model import Problem, TaskRecord, TaskStatus, TransientError
 from tests.amux.records import DONE, TASK, URL, read, record_of
 
@@ -223,59 +220,3 @@ def test_text_that_is_not_json_is_refused(body: bytes) -> None:
 
 def test_texts_are_cleaned() -> None:
     assert clean("a\0b\ud800\udfffc\U0001f600") == "ab\ufffd\ufffdc\U0001f600"
-
-
-ROW = {
-    "id": 1,
-    "task_id": TASK,
-    "status": "IN_PROGRESS",
-    "progress": "30%",
-    "platform": "50",
-    "submit_time": 1_764_000_000,
-}
-
-MODELS = st.sampled_from(["kling", "", " ", None, 7, "z" * 192, "a\0b"])
-VALUES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-1, 200),
-    st.just(10**13),
-    st.floats(0, 1e14),
-    st.sampled_from(
-        ["", " ", "50", "7%", "100%", "101%", " 30% ", "30.5%", "m", "m\0", "x" * 31, "y" * 192, "IN_PROGRESS"]
-    ),
-    st.sampled_from(["queued", "NOT_START", "Submitted", "SUCCESS", "FAILURE", "paused", "unknown", "IN_PROGRESS"]),
-    st.just([]),
-    st.fixed_dictionaries({}, optional={"origin_model_name": MODELS}),
-)
-
-
-@given(
-    st.dictionaries(st.sampled_from([*ROW, "properties", "model", "created_at"]), VALUES),
-    st.sets(st.sampled_from([*ROW])),
-)
-def test_the_usual_row_is_read_as_the_general_rules_read_it(changes: dict[str, Any], missing: set[str]) -> None:
-    row = {name: value for name, value in (ROW | changes).items() if name not in missing}
-    usual = usual_row(row)
-    event("usual" if usual else "general")
-    if has_status(row) and usual is not None:
-        assert usual == read_record(row, {"code": "success"}, task_id=TASK, base_url="https://amux.example")
-
-
-@pytest.mark.parametrize("word", ["NOT_START", "SUBMITTED", "QUEUED", "IN_PROGRESS", "processing"])
-def test_the_rows_of_running_tasks_are_usual(word: str) -> None:
-    row = ROW | {"status": word, "properties": {"origin_model_name": "kling-v1"}}
-    assert usual_row(row) == TaskRecord(
-        TaskStatus.IN_PROGRESS if word in {"IN_PROGRESS", "processing"} else TaskStatus.QUEUED,
-        30,
-        model="kling-v1",
-        platform="50",
-        submitted_at=1_764_000_000.0,
-    )
-
-
-def test_the_rows_of_tasks_that_were_submitted_in_one_second_share_the_object_of_that_moment() -> None:
-    first, second = usual_row(dict(ROW)), usual_row(ROW | {"task_id": "task_2"})
-    assert first is not None
-    assert second is not None
-    assert first.submitted_at is second.submitted_at

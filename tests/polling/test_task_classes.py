@@ -189,6 +189,15 @@ async def test_a_submission_in_the_future_or_over_a_day_ago_is_not_used_for_the_
         assert task.submitted_at is not None
 
 
+async def test_tasks_that_were_submitted_in_one_second_share_the_object_of_that_moment(harness: Harness) -> None:
+    classes = harness.poller().classes
+    tasks = [task_of(classes), task_of(classes)]
+    for task in tasks:
+        classes.describe(task, TaskRecord(TaskStatus.QUEUED, submitted_at=int("1764000000")))
+    assert tasks[0].submitted_at is tasks[1].submitted_at
+    assert type(tasks[0].submitted_at) is float
+
+
 async def test_the_polls_of_a_loaded_task_are_not_counted(harness: Harness) -> None:
     classes = harness.poller().classes
     task = task_of(classes)
