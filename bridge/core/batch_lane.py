@@ -7,7 +7,7 @@ Moments are in seconds of one clock. Delays are in seconds.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
 from typing import TypeAlias
@@ -48,10 +48,19 @@ class BatchPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BatchAnswer:
-    """An answer with the record of at least one task that was asked. `size` is the body's, in bytes."""
+    """An answer with the record of at least one task that was asked. `size` is the body's, in bytes.
+
+    Records of running tasks may be shared objects without `submitted_at`. `submitted` has these times by task id.
+    """
 
     records: Mapping[str, TaskRecord]
     size: int
+    submitted: Mapping[str, float] = field(default_factory=dict)
+
+    def record_of(self, task_id: str) -> TaskRecord | None:
+        """Returns the whole record of a task; None if the answer has none."""
+        record, submitted_at = self.records.get(task_id), self.submitted.get(task_id)
+        return record if record is None or submitted_at is None else record._replace(submitted_at=submitted_at)
 
 
 @dataclass(frozen=True, slots=True)

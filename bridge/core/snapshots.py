@@ -30,7 +30,5 @@ def shared_snapshot(snapshot: TaskSnapshot) -> TaskSnapshot:
 
 def with_progress(snapshot: TaskSnapshot, progress: int) -> TaskSnapshot | None:
     """Return the shared snapshot with another progress; None if `snapshot` is not a shared one of a running task."""
-    for shared in (_IN_PROGRESS, _QUEUED):
-        if shared.get(snapshot.progress) is snapshot:
-            return shared.get(progress)
-    return None
+    shared = _IN_PROGRESS if snapshot.status is TaskStatus.IN_PROGRESS else _QUEUED
+    return shared.get(progress) if shared.get(snapshot.progress) is snapshot else None

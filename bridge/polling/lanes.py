@@ -311,7 +311,7 @@ class BatchLanes:
         self._due.put(lane, max(start + spacing, now))
 
     def _result(self, task: PolledTask, lane: CredentialLane, answer: BatchAnswer) -> BatchResult:
-        record = answer.records.get(task.task_id)
+        record = answer.record_of(task.task_id)
         if record is None:
             task.reading = Reading.MISSING
             return BatchResult(task, None, soon=True)

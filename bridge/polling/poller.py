@@ -289,7 +289,7 @@ class Poller:
         others: list[PolledTask] = []
         for tasks in _parts(batch.tasks, KEPT_AT_ONCE):
             await asyncio.sleep(0)
-            others += self._handler.keep_running(batch, tasks, answer.records)
+            others += self._handler.keep_running(batch, tasks, answer)
         for tasks in _parts(others, HANDLED_AT_ONCE):
             await asyncio.sleep(0)
             self._handler.handle_batch(batch, lanes.results(batch, tasks, answer), now)

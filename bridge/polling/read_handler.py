@@ -4,10 +4,10 @@ The decisions are functions of `core/`.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from bridge.aio.clocks import Clocks
-from bridge.core.batch_lane import Reading
+from bridge.core.batch_lane import BatchAnswer, Reading
 from bridge.core.model import Observation, TaskRecord, TaskSnapshot
 from bridge.core.schedule import PollPolicy, delay_after_poll
 from bridge.core.snapshots import with_progress
@@ -129,9 +129,7 @@ class ReadHandler:
         else:
             self.reschedule(task, task.due)
 
-    def keep_running(
-        self, batch: Batch, tasks: Sequence[PolledTask], records: Mapping[str, TaskRecord]
-    ) -> Sequence[PolledTask]:
+    def keep_running(self, batch: Batch, tasks: Sequence[PolledTask], answer: BatchAnswer) -> Sequence[PolledTask]:
         """Keep the tasks in their lane that still run without a change; return the others.
 
         Nearly all tasks are like this. `handle` does the same, but takes five times as long.
@@ -139,15 +137,17 @@ class ReadHandler:
         lane, began, due = batch.lane, batch.began, batch.due
         if self._to_check or self._anomalies.misrouted or batch.credential.blocked or not lane.health.is_open:
             return tasks
-        recorded, kept, others = lane.platforms.recorded, [], []
+        records, submitted, recorded, kept, others = answer.records, answer.submitted, lane.platforms.recorded, [], []
         polling, batched, batch_reading = Phase.POLLING, Phase.BATCHED, Reading.BATCH  # looked up once: 0.1 µs each
         for task in tasks:
-            record = records.get(task.task_id)
+            task_id = task.task_id
+            record = records.get(task_id)
             if (
                 record is None
                 or task.phase is not polling
                 or task.reading is not batch_reading
                 or (record.platform or "") not in recorded
+                or (task.submitted_at is None and (task_id in submitted or record.submitted_at is not None))
                 or (snapshot := _running_as_before(task, record)) is None
             ):
                 others.append(task)
@@ -312,7 +312,6 @@ def _running_as_before(task: PolledTask, record: TaskRecord) -> TaskSnapshot | N
         or task.unconfirmed_failure is not None
         or task.status_update_due
         or task.overdue_at is not None
-        or (task.submitted_at is None and record.submitted_at is not None)
     ):
         return None
     progress = record.progress

@@ -68,7 +68,9 @@ def read_generally(body: bytes) -> BatchObservation:
 
 
 def records_of(observation: BatchObservation) -> Any:
-    return observation.records if isinstance(observation, BatchAnswer) else observation
+    if isinstance(observation, BatchAnswer):
+        return {task_id: observation.record_of(task_id) for task_id in observation.records}
+    return observation
 
 
 def answer(*rows: bytes) -> bytes:
