@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-ITEMS_AT_ONCE = 2_000  # they take 0.5 to 1 ms
+ITEMS_AT_ONCE = 4_000  # they take 0.5 ms
 PAUSE_SECONDS = 0.001
 
 
@@ -20,15 +20,15 @@ class Stopped(RuntimeError):
     """The runner accepts no more functions."""
 
 
-def with_pauses(items: Sequence[Item]) -> Iterator[Item]:
-    """Yields items, with short pauses, for a function that reads very many of them in a thread.
+def parts_with_pauses(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Yields items in parts, with a short pause after each, for a function that reads very many of them in a thread.
 
     Without pauses, each turn of the event loop waits up to 5 ms for the interpreter's lock while the function runs.
     """
     for first in range(0, len(items), ITEMS_AT_ONCE):
         if first:
             time.sleep(PAUSE_SECONDS)
-        yield from items[first : first + ITEMS_AT_ONCE]
+        yield items[first : first + ITEMS_AT_ONCE]
 
 
 class Runner(Protocol):

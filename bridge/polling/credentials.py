@@ -104,6 +104,10 @@ class Credentials:
         )
         return False
 
+    def task_counts(self) -> dict[str, int]:
+        """Return the number of tasks of each credential that has tasks."""
+        return {credential.name: credential.tasks for credential in self._all.values() if credential.tasks}
+
     def states(self, clocks: Clocks) -> Sequence[CredentialStatus]:
         """Return each credential's state, the configured one first."""
         return [

@@ -12,7 +12,7 @@ from functools import partial
 
 from bridge.aio.clocks import Clocks
 from bridge.aio.system import SYSTEM, System
-from bridge.aio.threads import Runner, with_pauses
+from bridge.aio.threads import Runner, parts_with_pauses
 from bridge.aio.worker_pool import WorkerPool
 from bridge.amux.client import AmuxClient
 from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchPolicy
@@ -349,8 +349,9 @@ class Poller:
 
     async def stats(self, max_rows: int) -> PollingStats:
         """Return the statistics of all tasks, with at most `max_rows` rows; computed in the background."""
+        parts = parts_with_pauses(list(self._tasks.values()))
         stats = await self._background.submit(
-            partial(polling_stats, with_pauses(list(self._tasks.values())), self._clock(), max_rows)
+            partial(polling_stats, parts, self._credentials.task_counts(), self._clock(), max_rows)
         )
         batched, saved = (0, 0.0) if self._lanes is None else self._lanes.figures()
         return replace(stats, batched=batched, saved_per_minute=saved)

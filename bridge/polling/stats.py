@@ -1,11 +1,12 @@
 """Statistics of all polled tasks: how many fail, are late or wait for their key, and which are the worst. Pure."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappush, heapreplace
+from itertools import chain
 
-from bridge.polling.state import Credential, Phase, PolledTask
+from bridge.polling.state import Phase, PolledTask
 
 FAILING_FROM = 2  # polls in a row without a task record: one failure is normal on the internet, two are a problem
 LATE_SECONDS = 10.0  # a due poll is late after this time; a tick comes every 50 ms while polls are due
@@ -60,22 +61,24 @@ class _Worst:
         return [row for _, row in sorted(self._heap, reverse=True)]
 
 
-def polling_stats(tasks: Iterable[PolledTask], now: float, max_rows: int) -> PollingStats:
-    """Compute the statistics; `now` is monotonic seconds. A million tasks take 0.3 s, so call it in another thread."""
+def polling_stats(
+    parts: Iterable[Sequence[PolledTask]], keys: Mapping[str, int], now: float, max_rows: int
+) -> PollingStats:
+    """Compute the statistics of the tasks in `parts`. Of these tasks, `keys` has the number for each credential.
+
+    `now` is monotonic seconds. A million tasks take 0.15 to 0.2 s, so call it in another thread.
+    """
     unwritten = blocked = 0
-    by_credential: defaultdict[Credential, int] = defaultdict(int)
     errors: Counter[str] = Counter()
     messages: dict[str, str | None] = {}
     failing, late = _Worst(max_rows), _Worst(max_rows)
     blocked_rows: list[str] = []
-    # Looked up once and compared by identity: the hash of an enum member takes longer than everything else here.
-    scheduled, batched, writing, in_time = Phase.SCHEDULED, Phase.BATCHED, Phase.WRITING, now - LATE_SECONDS
-    for task in tasks:
-        credential, phase = task.credential, task.phase
-        by_credential[credential] += 1
-        if phase is writing:
+    in_time = now - LATE_SECONDS
+    for task in chain.from_iterable(_unusual(part, in_time) for part in parts):
+        phase = task.phase
+        if phase is Phase.WRITING:
             unwritten += 1
-        if credential.blocked:
+        if task.credential.blocked:
             blocked += 1
             if len(blocked_rows) < max_rows:
                 blocked_rows.append(task.row)
@@ -84,16 +87,13 @@ def polling_stats(tasks: Iterable[PolledTask], now: float, max_rows: int) -> Pol
             code = "unknown" if task.error is None else str(task.error.code)
             errors[code] += 1
             messages[code] = None if task.error is None else task.error.message
-        elif phase is batched or phase is scheduled:
+        elif phase is Phase.BATCHED or phase is Phase.SCHEDULED:
             if task.due < in_time:
                 late.add(in_time - task.due, task.row)
         elif phase is Phase.POLLING and task.started is not None and task.started < now - MAX_POLL_SECONDS:
             late.add(now - task.started - MAX_POLL_SECONDS, task.row)
-    keys: Counter[str] = Counter()
-    for credential, count in by_credential.items():
-        keys[credential.name] += count
     return PollingStats(
-        tasks=keys.total(),
+        tasks=sum(keys.values()),
         failing=failing.count,
         late=late.count,
         blocked=blocked,
@@ -104,3 +104,19 @@ def polling_stats(tasks: Iterable[PolledTask], now: float, max_rows: int) -> Pol
         stuck=(failing.rows() + late.rows())[:max_rows],
         blocked_rows=tuple(blocked_rows),
     )
+
+
+def _unusual(tasks: Sequence[PolledTask], in_time: float) -> list[PolledTask]:
+    """Returns the tasks that may count as blocked, failing, late or unwritten: all that do not wait in time for a poll.
+
+    Nearly all tasks wait in time, and this excludes them in a third of the time that the statistics take for a task.
+    """
+    scheduled, batched = Phase.SCHEDULED, Phase.BATCHED  # looked up once
+    return [
+        task
+        for task in tasks
+        if task.due < in_time
+        or task.failures >= FAILING_FROM
+        or ((phase := task.phase) is not batched and phase is not scheduled)
+        or task.credential.blocked
+    ]

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bridge.aio.threads import ITEMS_AT_ONCE, Stopped, Threads, run_once, with_pauses
+from bridge.aio.threads import ITEMS_AT_ONCE, Stopped, Threads, parts_with_pauses, run_once
 from tests.waiting import SAFETY_SECONDS
 
 
@@ -88,5 +88,7 @@ async def test_a_stop_waits_for_the_running_functions_and_takes_no_more() -> Non
 
 
 @pytest.mark.parametrize("count", [0, 1, ITEMS_AT_ONCE, 2 * ITEMS_AT_ONCE + 1])
-def test_very_many_items_are_looked_at_one_by_one_with_pauses(count: int) -> None:
-    assert list(with_pauses(range(count))) == list(range(count))
+def test_very_many_items_are_looked_at_in_parts_with_pauses(count: int) -> None:
+    parts = list(parts_with_pauses(range(count)))
+    assert [item for part in parts for item in part] == list(range(count))
+    assert max(map(len, parts), default=0) <= ITEMS_AT_ONCE

@@ -30,6 +30,22 @@ async def test_a_dropped_task_leaves_no_check_and_no_key_of_its_own_behind(harne
     assert (poller.owned, task.phase) == (0, Phase.DROPPED)
 
 
+async def test_the_statistics_count_the_tasks_of_each_key(harness: Harness) -> None:
+    poller = harness.poller()
+    watches = [
+        await harness.register(harness.sandbox.create_task(RUNNING), poller, api_key=key)
+        for key in (None, None, "sk-own", "sk-other-own")
+    ]
+    assert (await poller.stats(9)).keys == {CONFIGURED: 2, "own-6": 1, "own-12": 1}
+    for watch in watches[1:3]:
+        poller.drop(watch.view.task.row)
+    stats = await poller.stats(9)
+    assert (stats.tasks, stats.keys) == (2, {CONFIGURED: 1, "own-12": 1})
+    poller.forget_all()
+    assert (await poller.stats(9)).keys == {}
+    await poller.drain(5)
+
+
 async def test_a_status_that_is_written_after_its_task_was_dropped_schedules_no_poll_of_it(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
