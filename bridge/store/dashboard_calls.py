@@ -2,6 +2,7 @@
 
 from bridge.store import dashboard_queries, outgoing
 from bridge.store.encryption import Cipher
+from bridge.store.near_deadline import NearDeadlineCount
 from bridge.store.reader import Reader
 
 
@@ -11,6 +12,7 @@ class DashboardCalls:
     def __init__(self, reader: Reader, cipher: Cipher) -> None:
         self._reader = reader
         self._cipher = cipher
+        self._near_deadline = NearDeadlineCount()
 
     async def history(self, watch_id: str) -> dashboard_queries.WatchHistory:
         """Returns what happened to a watch: its events and every delivery's attempts. Raises NotFound."""
@@ -22,7 +24,7 @@ class DashboardCalls:
 
     async def nearing_deadline(self) -> int:
         """Returns how many active watches are in the last tenth of their time, counted up to 1,000."""
-        return await self._reader.run(dashboard_queries.nearing_deadline, self._reader.database.now())
+        return await self._reader.run(self._near_deadline.count, self._reader.database.now())
 
     async def facts(self) -> dashboard_queries.StoreFacts:
         """Returns the store's size, replicas and disk space. Raises NotFound as `dashboard_queries.facts` does."""

@@ -1,4 +1,4 @@
-"""Queries of the dashboard: watches near their deadline, failing receivers, a watch's history.
+"""Queries of the dashboard: failing receivers, a watch's history, the store itself.
 
 Each reads one page, or counts up to a limit. Pending and dead deliveries make them slower; delivered ones do not.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, Select, bindparam, case, func, literal_column, or_, select, text
+from sqlalchemy import Connection, Row, Select, bindparam, case, func, or_, select, text
 
 from bridge.core.errors import NotFound
 from bridge.core.model import (
@@ -27,7 +27,6 @@ from bridge.store.records import WatchView
 from bridge.store.replicas import LEAVING
 from bridge.store.row_mapping import problem_of
 from bridge.store.schema import (
-    IS_ACTIVE,
     IS_DEAD,
     attempts,
     deliveries,
@@ -39,29 +38,9 @@ from bridge.store.schema import (
     unindexed,
     watches,
 )
-from bridge.store.watch_filters import near_deadline
 
-COUNTED = 1_000  # watches near their deadline: for more the dashboard says "1,000 and more"
 MOST_HOSTS = 20
 MOST_ATTEMPTS = 200  # the newest of one watch: a schedule makes ten attempts, so this is 20 schedules
-
-
-# --- counts -------------------------------------------------------------------------------------------------------
-
-
-_COUNT_NEAR_DEADLINE = select(func.count()).select_from(
-    select(literal_column("1").label("one"))
-    .where(IS_ACTIVE, near_deadline(bindparam("now")))
-    .limit(COUNTED)
-    .select_from(watches)
-    .subquery()
-)
-
-
-def nearing_deadline(connection: Connection, now: float) -> int:
-    """Returns how many active watches are in the last tenth of their time, counted up to 1,000."""
-    count: int = connection.execute(_COUNT_NEAR_DEADLINE, {"now": now}).scalar_one()
-    return count
 
 
 # --- receivers ----------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, event
 
 from bridge.core.model import DeliveryState, EventType, Outcome, WatchState
 from bridge.store import driver
-from bridge.store.dashboard_queries import nearing_deadline
 from bridge.store.event_feed import largest_number
+from bridge.store.near_deadline import NearDeadlineCount
 from bridge.store.records import DeadFilter, EventQuery, WatchQuery
 from bridge.store.replicas import lock_own
 from bridge.store.store import Store
@@ -200,7 +200,7 @@ async def test_the_watches_near_their_deadline_are_counted_without_the_table(sql
 
     def count(connection: Connection) -> list[tuple[Any, ...]]:
         connection.connection.dbapi_connection.set_trace_callback(seen.append)  # type: ignore[union-attr]
-        nearing_deadline(connection, sqlite_store.now())
+        NearDeadlineCount().count(connection, sqlite_store.now())
         connection.connection.dbapi_connection.set_trace_callback(None)  # type: ignore[union-attr]
         return driver.fetch(connection, f"EXPLAIN {next(one for one in seen if 'deadline_at' in one)}", ())
 
@@ -213,6 +213,16 @@ async def test_the_watches_near_their_deadline_are_counted_without_the_table(sql
     index = {step[2] for step in program if step[1] == "OpenRead" and step[3] == root}
     assert len(index) == 1
     assert {step[2] for step in program if step[1] == "Column"} == index
+
+
+async def test_the_count_of_watches_near_their_deadline_does_not_read_late_deadlines(sqlite_store: Store) -> None:
+    await register(sqlite_store, new_watch(sqlite_store))
+    await sqlite_store.dashboard.nearing_deadline()
+    with plans(sqlite_store) as steps:
+        await sqlite_store.dashboard.nearing_deadline()
+    assert [step for step in steps if " watches " in step] == [
+        "SEARCH watches USING INDEX ix_watches_deadline (deadline_at<?)"
+    ]
 
 
 async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: Store) -> None:

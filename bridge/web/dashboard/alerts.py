@@ -11,7 +11,7 @@ from bridge.core.credential import CredentialState
 from bridge.core.health import HealthCode
 from bridge.core.model import Outcome
 from bridge.polling.state import CredentialStatus
-from bridge.store.dashboard_queries import COUNTED
+from bridge.store.near_deadline import COUNTED
 from bridge.store.records import CONFIGURED
 from bridge.telemetry.history import lag_quantile, settled_by_outcome
 from bridge.web.dashboard.alert import KINDS, LEVELS, MAX_KEYS, Alert, AlertInputs, Kind, Level
