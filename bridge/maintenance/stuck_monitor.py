@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from bridge.core.trace_context import log_fields
 from bridge.maintenance.health import Health
+from bridge.maintenance.read_pace import ReadPace
 from bridge.polling.poller import Poller
 from bridge.polling.stats import PollingStats
 from bridge.store.records import WatchQuery, WatchView
@@ -37,7 +38,10 @@ _log = get_logger("stuck_monitor")
 
 
 class StuckMonitor:
-    """Checks this replica's tasks and the store. Sets gauges and logs changes."""
+    """Checks this replica's tasks and the store. Sets gauges and logs changes.
+
+    More than 600,000 tasks are not checked at each run: see `ReadPace`.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class StuckMonitor:
         self._poller = poller
         self._health = health
         self._clock = clock
+        self._pace = ReadPace(clock)
         self._outage_log = OutageLog(
             _log,
             "store_unwritable",
@@ -66,16 +71,21 @@ class StuckMonitor:
         """Sets the gauges and logs changes. Call it every 15 s. Raises StoreUnavailable."""
         metrics = self._metrics
         self._check_store(await self._health.store_error())
-        stats = await self._poller.stats(MAX_LOGGED_TASKS + 1)
-        for reason, count in _counts(stats).items():
-            metrics.stuck_tasks[reason].set(count)
-        await self._log_changes(stats)
+        if self._pace.is_due():
+            await self._check_tasks()
         metrics.failing_receivers.set(await self._store.receivers.failing_count())
         metrics.near_deadline_watches.set(await self._store.dashboard.nearing_deadline())
         facts = await self._store.dashboard.facts()
         metrics.store_size_bytes.set(facts.size_bytes)
         if facts.free_bytes is not None:
             metrics.store_free_bytes.set(facts.free_bytes)
+
+    async def _check_tasks(self) -> None:
+        stats = await self._poller.stats(MAX_LOGGED_TASKS + 1)
+        for reason, count in _counts(stats).items():
+            self._metrics.stuck_tasks[reason].set(count)
+        await self._log_changes(stats)
+        self._pace.note_read(stats.tasks)
 
     def _check_store(self, error: str | None) -> None:
         self._metrics.store_writable.set(error is None)

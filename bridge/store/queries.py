@@ -16,7 +16,16 @@ from bridge.store import audit
 from bridge.store.due_deliveries import next_due_at
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
-from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskView, WatchQuery, WatchView
+from bridge.store.records import (
+    Counts,
+    DeliveryCounts,
+    DeliveryView,
+    Overdue,
+    StoredEvent,
+    TaskView,
+    WatchQuery,
+    WatchView,
+)
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import (
     FACTS,
@@ -279,8 +288,8 @@ def one_delivery(connection: Connection, delivery_id: str, app: str | None) -> t
     return replace(delivery_view(row, row.app), trace=trace_of(row)), attempts_made
 
 
-_COUNTS = select(
-    select(func.count()).select_from(watches).where(IS_ACTIVE).scalar_subquery().label("active"),
+_ACTIVE_COUNT = select(func.count()).select_from(watches).where(IS_ACTIVE)
+_DELIVERY_COUNTS = select(
     select(func.count()).select_from(outbox).scalar_subquery().label("pending"),
     select(func.count()).select_from(deliveries).where(IS_DEAD, GIVEN_UP).scalar_subquery().label("dead"),
 )
@@ -288,5 +297,17 @@ _COUNTS = select(
 
 def counts(connection: Connection) -> Counts:
     """Returns the numbers of active watches, pending and dead deliveries, and when the next delivery is due."""
-    row = connection.execute(_COUNTS).one()
-    return Counts(row.active, row.pending, row.dead, next_due_at(connection))
+    deliveries_of = delivery_counts(connection)
+    return Counts(active_count(connection), deliveries_of.pending, deliveries_of.dead, next_due_at(connection))
+
+
+def active_count(connection: Connection) -> int:
+    """Returns the number of active watches. A million of them take SQLite 0.1 s of CPU time."""
+    count: int = connection.execute(_ACTIVE_COUNT).scalar_one()
+    return count
+
+
+def delivery_counts(connection: Connection) -> DeliveryCounts:
+    """Returns the numbers of pending and dead deliveries."""
+    row = connection.execute(_DELIVERY_COUNTS).one()
+    return DeliveryCounts(row.pending, row.dead)

@@ -325,8 +325,16 @@ class DeadFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveryCounts:
+    """The numbers of pending and dead deliveries."""
+
+    pending: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
-    """The counts for the gauges and the dashboard. `oldest_due_at` is when the next delivery is due (Unix seconds)."""
+    """The counts for the dashboard. `oldest_due_at` is when the next delivery is due (Unix seconds)."""
 
     active_watches: int
     pending_deliveries: int

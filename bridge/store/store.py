@@ -45,6 +45,7 @@ from bridge.store.records import (
     Changed,
     Counts,
     DeadFilter,
+    DeliveryCounts,
     DeliveryView,
     NewWatch,
     Overdue,
@@ -301,6 +302,14 @@ class Store:
     async def counts(self) -> Counts:
         """Returns the numbers of active watches, pending and dead deliveries, and when the next delivery is due."""
         return await self._reader.run(queries.counts)
+
+    async def active_count(self) -> int:
+        """Returns the number of active watches. It reads all of them."""
+        return await self._reader.run(queries.active_count)
+
+    async def delivery_counts(self) -> DeliveryCounts:
+        """Returns the numbers of pending and dead deliveries."""
+        return await self._reader.run(queries.delivery_counts)
 
     async def delete_ended_before(self, moment: float, limit: int) -> int:
         """Deletes up to `limit` watches that ended before `moment`, as `retention.delete_ended`; returns how many."""

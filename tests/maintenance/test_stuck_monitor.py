@@ -2,17 +2,20 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import pytest
 
+from bridge.core.errors import StoreUnavailable
+from bridge.maintenance import read_pace
 from bridge.maintenance.health import Health
 from bridge.maintenance.stuck_monitor import MAX_LOGGED_TASKS, StuckMonitor
 from bridge.polling.poller import Poller
 from bridge.polling.stats import FAILING_FROM
 from bridge.sandbox import Behaviour, Fault, FaultKind
-from bridge.store.records import RegisteredWatch
+from bridge.store.records import RegisteredWatch, WatchQuery, WatchView
 from tests.polling.harness import RUNNING, Harness
 from tests.web.harness import HealthParts
 
@@ -31,8 +34,12 @@ class ScriptedHealth(Health):
         return self.errors.pop(0) if self.errors else None
 
 
-def stuck_monitor(harness: Harness, poller: Poller, errors: Sequence[str | None] = ()) -> StuckMonitor:
-    return StuckMonitor(harness.store, harness.metrics, poller, ScriptedHealth(harness, errors))
+def stuck_monitor(
+    harness: Harness, poller: Poller, errors: Sequence[str | None] = (), clock: Callable[[], float] | None = None
+) -> StuckMonitor:
+    """Returns a monitor. Without a clock, its tasks are checked at each call."""
+    clock = count(0.0, 15.0).__next__ if clock is None else clock
+    return StuckMonitor(harness.store, harness.metrics, poller, ScriptedHealth(harness, errors), clock)
 
 
 def gauge(harness: Harness, name: str, labels: Mapping[str, str] | None = None) -> float | None:
@@ -122,6 +129,46 @@ async def test_many_stuck_watches_are_summed_up_in_one_line_until_their_number_d
     await monitor.check()
     assert len(logged(caplog, "many_stuck_ended")) == 1
     assert logged(caplog, "stuck") == logged(caplog, "stuck_ended") == []
+
+
+async def test_many_tasks_are_checked_less_often_than_the_store(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_pace, "READ_PER_SECOND", 0.05)  # one task: at most every 20 s
+    now = 0.0
+    poller = harness.poller()
+    watch = await harness.register(harness.sandbox.create_task(BROKEN), poller)
+    await until_failing(harness, poller, watch)
+    monitor = stuck_monitor(harness, poller, [None, "the store is not writable: disk is full"], lambda: now)
+    await monitor.check()
+    assert (stuck(harness, "no_answer"), gauge(harness, "store_writable")) == (1, 1)
+    await until_running(harness, poller, watch)
+    now = 15.0
+    await monitor.check()
+    assert (stuck(harness, "no_answer"), gauge(harness, "store_writable")) == (1, 0)
+    now = 30.0
+    await monitor.check()
+    assert (stuck(harness, "no_answer"), gauge(harness, "store_writable")) == (0, 1)
+
+
+async def test_tasks_are_checked_again_at_the_next_call_if_the_store_did_not_answer(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_: WatchQuery) -> Sequence[WatchView]:
+        raise StoreUnavailable("the database does not answer")
+
+    monkeypatch.setattr(read_pace, "READ_PER_SECOND", 0.05)
+    poller = harness.poller()
+    watch = await harness.register(harness.sandbox.create_task(BROKEN), poller)
+    await until_failing(harness, poller, watch)
+    monitor = stuck_monitor(harness, poller, clock=lambda: 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.store, "watches", fail)
+        with pytest.raises(StoreUnavailable):
+            await monitor.check()
+    await monitor.check()
+    await monitor.check()
+    assert [line["watch_id"] for line in logged(caplog, "stuck")] == [watch.watch.id]
 
 
 async def test_the_store_and_watches_near_their_deadline_have_gauges(harness: Harness) -> None:

@@ -227,7 +227,8 @@ async def test_the_count_of_watches_near_their_deadline_does_not_read_late_deadl
 
 async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: Store) -> None:
     with plans(sqlite_store) as steps:
-        await sqlite_store.counts()
+        await sqlite_store.active_count()
+        await sqlite_store.delivery_counts()
         await sqlite_store.receivers.in_trouble()
         await sqlite_store.receivers.failing_count()
         await sqlite_store.dashboard.nearing_deadline()
