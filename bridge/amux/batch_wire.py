@@ -4,7 +4,7 @@ The route takes ids of tasks and answers with amux's rows (form C) of the tasks 
 record says nothing about its task. Records may come in any order: each has its own `task_id`.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +39,7 @@ _ENVELOPE: Mapping[str, Any] = {"code": "success"}
 class Asked:
     """What a batch request asked for: the ids of tasks, at this base URL, with the key that `removal` removes."""
 
-    ids: Collection[str]
+    ids: frozenset[str]
     base_url: str
     removal: KeyRemoval
 
@@ -78,9 +78,12 @@ def _read_usual_rows(body: bytes, asked: Asked) -> BatchAnswer | None:
     rows = read_rows(body)
     if not 0 < len(rows) <= MAX_ROWS:
         return None
-    usual = running_records(rows, asked.ids, asked.removal.names)
+    usual = running_records(rows, asked.removal.names)
+    has_one_row_of_each = len(usual.records) + len(usual.others) == len(rows)
+    if not (usual.records and has_one_row_of_each and usual.records.keys() <= asked.ids):
+        return None
     answer = BatchAnswer(usual.records, len(body), usual.submitted)
-    if usual.records and usual.others:
+    if usual.others:
         raw = raw_rows(body)
         try:
             others = [_read(bytes(raw[place]), len(body)) for place in usual.others]
@@ -148,7 +151,7 @@ def _with_records(answer: BatchAnswer, rows: Iterable[Any], asked: Asked) -> tup
     return replace(answer, records=records), len(unusable)
 
 
-def _id_of(row: Mapping[str, Any], wanted: Collection[str]) -> str | None:
+def _id_of(row: Mapping[str, Any], wanted: frozenset[str]) -> str | None:
     """Returns the id of a row's task if it was asked for. `id` is amux's row number and does not count."""
     own = row.get("task_id")
     if not isinstance(own, str):

@@ -6,13 +6,12 @@ row; this module reads only the values that it uses, in a tenth of the time. A r
 longer than all else here. So they do not have the time of submission, which differs for each task.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import UNSET
 
 from bridge.amux.paths import STATUS_WORDS
 from bridge.amux.record import LONGEST_MODEL, LONGEST_PLATFORM, MILLISECONDS_FROM, text_of
@@ -43,7 +42,7 @@ class Row(msgspec.Struct, gc=False):
     platform: str | None = None
     submit_time: int = 0
     properties: _Properties | None = None
-    model: Any = UNSET
+    model: str | None = None
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -89,15 +88,12 @@ def running_record(record: Mapping[str, Any]) -> TaskRecord | None:
         row = msgspec.convert(record, Row)
     except msgspec.ValidationError:
         return None
-    found = running_records((row,), (row.task_id,))
-    shared = found.records.get(row.task_id)
+    shared = running_records((row,)).records.get(row.task_id)
     return None if shared is None else shared._replace(submitted_at=float(row.submit_time))
 
 
-def running_records(
-    rows: Sequence[Row], ids: Collection[str], clean_names: CleanNames = lambda *names: names
-) -> RunningRecords:
-    """Reads the usual rows of tasks in `ids`. The first row of a task counts; a second one is one of the others.
+def running_records(rows: Sequence[Row], clean_names: CleanNames = lambda *names: names) -> RunningRecords:
+    """Reads the usual rows. Of several rows of one task, the last one counts.
 
     `clean_names` takes and returns the names of a model and a platform, or None.
     """
@@ -108,30 +104,25 @@ def running_records(
     for place, row in enumerate(rows):
         task_id, at, properties = row.task_id, row.submit_time, row.properties
         origin = None if properties is None else properties.origin_model_name
+        if origin is None:
+            origin = row.model
         if origin != model or row.platform != platform:  # rarely: there are few names
             model, platform = origin, row.platform
-            shared = _shared_records(*clean_names(*_names(model, platform)))
+            cleaned = text_of(model, LONGEST_MODEL)
+            # For a blank name, the general rules look for another one.
+            is_usual = (cleaned is None) == (model is None)
+            shared = _shared_records(*clean_names(cleaned, text_of(platform, LONGEST_PLATFORM))) if is_usual else {}
         try:
             record = shared[row.status][row.progress]
         except KeyError:
             others.append(place)
             continue
-        if (
-            task_id not in ids
-            or task_id in records
-            or not 0 < at < MILLISECONDS_FROM
-            or (record.model is None and row.model is not UNSET)
-        ):
+        if not 0 < at < MILLISECONDS_FROM:
             others.append(place)
             continue
         records[task_id] = record
         submitted[task_id] = at
     return found
-
-
-@lru_cache(maxsize=1024)
-def _names(model: str | None, platform: str | None) -> Names:
-    return text_of(model, LONGEST_MODEL), text_of(platform, LONGEST_PLATFORM)
 
 
 @lru_cache(maxsize=256)

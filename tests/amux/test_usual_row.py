@@ -119,6 +119,7 @@ def test_an_answer_with_one_changed_value_is_read_as_the_general_rules_read_it(n
         b'{"task_id":"task_1","status":"FAILURE"}',
         USUAL,
         USUAL.replace(b"30%", b"31%"),
+        USUAL.replace(b"30%", b" 30% "),
         USUAL.replace(b'"50"', b"50").replace(b"task_1", b"task_2"),
         USUAL.replace(b"IN_PROGRESS", b"IN_PROGRESS\xff").replace(b"task_1", b"task_2"),
     ],
