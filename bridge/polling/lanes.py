@@ -154,14 +154,24 @@ class BatchLanes:
         return True
 
     def keep(self, tasks: Sequence[PolledTask], now: float) -> list[PolledTask]:
-        """Put loaded tasks into their lanes, which release them unless they open. Return the tasks without a lane."""
+        """Put loaded tasks into their lanes, which release them unless they open. Return the tasks without a lane.
+
+        They are due at the end of the first round, so they are not late before.
+        """
         others = []
+        kept: dict[CredentialLane, list[PolledTask]] = {}
         for task in tasks:
             lane = task.credential.lane
             if lane is not None and self._update_reading(task, lane):
                 lane.append(task)
+                kept.setdefault(lane, []).append(task)
             else:
                 others.append(task)
+        for lane, waiting in kept.items():
+            size = lane.health.size
+            due = now + batch_spacing(self._batch.interval, lane.tasks, size) * max(lane.tasks / size, 1.0)
+            for task in waiting:
+                task.due = due
         for lane in self._lanes.values():
             if lane.waiting:
                 self._closed.add(lane, now)

@@ -236,6 +236,7 @@ async def test_thousands_of_loaded_tasks_wait_in_their_lane_and_not_in_the_heap(
     policy = PollPolicy(first_delay=2.0, interval=2.0, max_interval=3.0)
     poller = bench.harness.poller(policy, client=bench.poller._client, batch=BATCH)
     await poller.load()
+    assert (await poller.stats(0)).late == 0
     await bench.batched(*ids)
     assert bench.amux.polls.total() <= 20  # reads that test the platform, and reads during the first batch
 
