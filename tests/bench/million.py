@@ -23,6 +23,7 @@ ENDS_A_SECOND = 300
 MOST_SECONDS_TO_STORE = 1.0
 HOSTS = 16
 CONNECTIONS = 8
+LONGEST_HALT = "600"  # seconds
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -32,8 +33,14 @@ def run(bench: Bench) -> Iterator[Row]:
         database = bench.seeds.file(active=_tasks(watches, receivers.ready_message.urls()))
         copy = database.with_suffix(".unread")
         shutil.copyfile(database, copy)
-        # The new watches are not polled during the run, so the same tasks are polled from its beginning to its end.
-        settings = {"amux_base_url": str(amux.ready_message), "poll_first_delay_seconds": NEVER}
+        # The new watches are not polled during the run, so the same tasks are polled from its beginning to its end. A
+        # bridge is halted for longer than the default time limit of a poll. If a batch ended with a time-out then, the
+        # bridge would read its tasks singly for a while, and nearly nothing could be registered.
+        settings = {
+            "amux_base_url": str(amux.ready_message),
+            "poll_first_delay_seconds": NEVER,
+            "poll_request_timeout_seconds": LONGEST_HALT,
+        }
         with (
             Bridge(bench.folder, bench.seeds.file(), settings) as empty,
             Bridge(bench.folder, database, settings) as bridge,
