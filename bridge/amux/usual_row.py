@@ -99,19 +99,19 @@ def running_records(rows: Sequence[Row], clean_names: CleanNames = lambda *names
     """
     found = RunningRecords()
     records, submitted, others = found.records, found.submitted, found.others
+    by_names: dict[Names, Mapping[str, _ByProgress]] = {}
     model = platform = None
-    shared = _shared_records(None, None)
+    shared: Mapping[str, _ByProgress] = {}
     for place, row in enumerate(rows):
         task_id, at, properties = row.task_id, row.submit_time, row.properties
         origin = None if properties is None else properties.origin_model_name
         if origin is None:
             origin = row.model
-        if origin != model or row.platform != platform:  # rarely: there are few names
-            model, platform = origin, row.platform
-            cleaned = text_of(model, LONGEST_MODEL)
-            # For a blank name, the general rules look for another one.
-            is_usual = (cleaned is None) == (model is None)
-            shared = _shared_records(*clean_names(cleaned, text_of(platform, LONGEST_PLATFORM))) if is_usual else {}
+        if origin != model or row.platform != platform:
+            model, platform = names = origin, row.platform
+            if names not in by_names:
+                by_names[names] = _records_with(model, platform, clean_names)
+            shared = by_names[names]
         try:
             record = shared[row.status][row.progress]
         except KeyError:
@@ -123,6 +123,13 @@ def running_records(rows: Sequence[Row], clean_names: CleanNames = lambda *names
         records[task_id] = record
         submitted[task_id] = at
     return found
+
+
+def _records_with(model: str | None, platform: str | None, clean_names: CleanNames) -> Mapping[str, "_ByProgress"]:
+    cleaned = text_of(model, LONGEST_MODEL)
+    if cleaned is None and model is not None:
+        return {}  # the name is blank, so the general rules look for another one
+    return _shared_records(*clean_names(cleaned, text_of(platform, LONGEST_PLATFORM)))
 
 
 @lru_cache(maxsize=256)
