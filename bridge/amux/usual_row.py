@@ -83,13 +83,17 @@ class RunningRecords:
 
 
 def running_record(record: Mapping[str, Any]) -> TaskRecord | None:
-    """Returns what `read_record` returns for a usual row, in a third of the time; None for any other record."""
+    """Returns what `read_record` returns for a usual row, in half of the time; None for any other record."""
     try:
         row = msgspec.convert(record, Row)
     except msgspec.ValidationError:
         return None
     shared = running_records((row,)).records.get(row.task_id)
-    return None if shared is None else shared._replace(submitted_at=float(row.submit_time))
+    if shared is None:
+        return None
+    status, progress, model, platform = shared.status, shared.progress, shared.model, shared.platform
+    # `_replace` would take three times as long.
+    return TaskRecord(status, progress, model=model, platform=platform, submitted_at=float(row.submit_time))
 
 
 def running_records(rows: Sequence[Row], clean_names: CleanNames = lambda *names: names) -> RunningRecords:
@@ -126,10 +130,15 @@ def running_records(rows: Sequence[Row], clean_names: CleanNames = lambda *names
 
 
 def _records_with(model: str | None, platform: str | None, clean_names: CleanNames) -> Mapping[str, "_ByProgress"]:
-    cleaned = text_of(model, LONGEST_MODEL)
-    if cleaned is None and model is not None:
+    cleaned = _cleaned(model, platform)
+    if cleaned[0] is None and model is not None:
         return {}  # the name is blank, so the general rules look for another one
-    return _shared_records(*clean_names(cleaned, text_of(platform, LONGEST_PLATFORM)))
+    return _shared_records(*clean_names(*cleaned))
+
+
+@lru_cache(maxsize=1024)
+def _cleaned(model: str | None, platform: str | None) -> Names:
+    return text_of(model, LONGEST_MODEL), text_of(platform, LONGEST_PLATFORM)
 
 
 @lru_cache(maxsize=256)
