@@ -68,6 +68,18 @@ async def test_a_button_that_changes_behind_its_dialog_gets_the_focus_back(brows
             await tab.expect_focus("active.textContent === 'Cancel the watch…' && active.isConnected")
 
 
+async def test_the_heading_gets_the_focus_if_no_element_opened_the_dialog(browser: Browser, tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
+        watch = await bridge.register(Behaviour(outcome=Outcome.NEVER))
+        await tab.sign_in()
+        await tab.open(watch["id"])
+        # As in Safari, where a click on a button does not give it the focus.
+        await tab.page.evaluate("document.activeElement.blur()")
+        await tab.page.get_by_role("button", name="Cancel the watch…").evaluate("(button) => button.click()")
+        await tab.page.keyboard.press("Escape")
+        await expect(tab.page.locator("#alert-summary")).to_be_focused(timeout=5_000)
+
+
 async def test_every_element_that_tab_reaches_has_a_visible_focus(browser: Browser, tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
         await bridge.register_dead()

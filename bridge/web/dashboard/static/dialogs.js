@@ -16,10 +16,11 @@ export function openDialog(children, kind = "") {
 // The browser returns the focus to the button that opened the dialog. A change of the page can replace this button while
 // the dialog is open: then the new button gets the focus. If there is none, the heading gets it.
 function restoreFocus(opener) {
-  const active = document.activeElement;
-  if (active !== document.body && !byId("dialog").contains(active)) return;
-  (currentElement(opener) ?? byId("alert-summary")).focus({ preventScroll: true });
+  if (focusIsLost()) currentElement(opener)?.focus({ preventScroll: true });
+  if (focusIsLost()) byId("alert-summary").focus({ preventScroll: true });
 }
+
+const focusIsLost = () => document.activeElement === document.body || byId("dialog").contains(document.activeElement);
 
 export const closeDialog = () => byId("dialog").close();
 
