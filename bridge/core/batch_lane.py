@@ -236,6 +236,11 @@ def batch_spacing(interval: float, tasks: int, size: int) -> float:
     return max(interval * full / max(tasks, 1), full * SECONDS_FOR_A_TASK)
 
 
+def batch_round(spacing: float, tasks: int, size: int) -> float:
+    """Returns the time in which each of `tasks` is read once, in batches of up to `size` at this spacing."""
+    return max(spacing, spacing * tasks / size)
+
+
 def begun_on_time(was_due: float, now: float, spacing: float) -> float:
     """Returns the moment from which the spacing to the next batch counts, for a batch that began at `now`.
 

@@ -21,6 +21,7 @@ from bridge.core.batch_lane import (
     Reading,
     TaskMissing,
     batch_interval,
+    batch_round,
     batch_spacing,
     begun_on_time,
     health_after,
@@ -169,7 +170,7 @@ class BatchLanes:
                 others.append(task)
         for lane, waiting in kept.items():
             size = lane.health.size
-            due = now + batch_spacing(self._batch.interval, lane.tasks, size) * max(lane.tasks / size, 1.0)
+            due = now + batch_round(batch_spacing(self._batch.interval, lane.tasks, size), lane.tasks, size)
             for task in waiting:
                 task.due = due
         for lane in self._lanes.values():
@@ -315,7 +316,7 @@ class BatchLanes:
                 lane.single_rate = rate
                 if (rare := no_denser_than_single_reads(spacing, rate, asked, lane.taken_over)) > spacing:
                     spacing, start = rare, now
-        lane.spacing, lane.round_seconds = spacing, max(spacing, spacing * tasks / size)
+        lane.spacing, lane.round_seconds = spacing, batch_round(spacing, tasks, size)
         if lane.next_at > now:
             self._due.drop(lane)  # its time was computed with the old spacing
         self._due.put(lane, max(start + spacing, now))
