@@ -82,7 +82,7 @@ def _read_usual_rows(body: bytes, asked: Asked) -> BatchAnswer | None:
     has_one_row_of_each = len(usual.records) + len(usual.others) == len(rows)
     if not (usual.records and has_one_row_of_each and usual.records.keys() <= asked.ids):
         return None
-    answer = BatchAnswer(usual.records, len(body), usual.submitted)
+    answer = BatchAnswer({}, len(body), usual.records, usual.submitted, usual.platforms)
     if usual.others:
         raw = raw_rows(body)
         try:
@@ -90,7 +90,7 @@ def _read_usual_rows(body: bytes, asked: Asked) -> BatchAnswer | None:
         except ValueError:
             return None
         answer, _ = _with_records(answer, others, asked)
-    return answer if answer.records else None
+    return answer if answer.count else None
 
 
 def _read_by_general_rules(body: bytes, asked: Asked) -> BatchObservation:
@@ -132,6 +132,7 @@ def _with_records(answer: BatchAnswer, rows: Iterable[Any], asked: Asked) -> tup
     Two different records of one task contradict each other, so neither is used.
     """
     records = dict(answer.records)
+    running = answer.running
     unusable: set[str] = set()
     for row in rows:
         if not isinstance(row, dict) or (task_id := _id_of(row, asked.ids)) is None:
@@ -148,7 +149,9 @@ def _with_records(answer: BatchAnswer, rows: Iterable[Any], asked: Asked) -> tup
             unusable.add(task_id)
     for task_id in unusable:
         records.pop(task_id, None)
-    return replace(answer, records=records), len(unusable)
+    if not unusable.isdisjoint(running):
+        running = {task_id: record for task_id, record in running.items() if task_id not in unusable}
+    return replace(answer, records=records, running=running), len(unusable)
 
 
 def _id_of(row: Mapping[str, Any], wanted: frozenset[str]) -> str | None:

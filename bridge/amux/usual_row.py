@@ -15,7 +15,9 @@ import msgspec
 
 from bridge.amux.paths import STATUS_WORDS
 from bridge.amux.record import LONGEST_MODEL, LONGEST_PLATFORM, MILLISECONDS_FROM, text_of
+from bridge.core.batch_lane import RunningRecord
 from bridge.core.model import TaskRecord, TaskStatus
+from bridge.core.snapshots import plain_snapshot
 
 Names: TypeAlias = tuple[str | None, str | None]
 CleanNames: TypeAlias = Callable[[str | None, str | None], Names]
@@ -34,13 +36,16 @@ class _Properties(msgspec.Struct, gc=False):
 
 
 class Row(msgspec.Struct, gc=False):
-    """The values of a row that this module uses. Other names are skipped. A value of another type is an error."""
+    """The values of a row that this module uses. Other names are skipped. A value of another type is an error.
+
+    They are in amux's order, because msgspec then finds each one at once.
+    """
 
     task_id: str = ""
-    status: str = ""
-    progress: str | None = None
     platform: str | None = None
+    status: str = ""
     submit_time: int = 0
+    progress: str | None = None
     properties: _Properties | None = None
     model: str | None = None
 
@@ -72,13 +77,14 @@ def raw_rows(body: bytes) -> Sequence[msgspec.Raw]:
 
 @dataclass(slots=True)
 class RunningRecords:
-    """The records of usual rows by task id, without `submitted_at`. `submitted` has these times, in Unix seconds.
+    """The records of usual rows and their times of submission (Unix seconds) by task id, and their platforms.
 
     `others` are the places of all other rows.
     """
 
-    records: dict[str, TaskRecord] = field(default_factory=dict)
+    records: dict[str, RunningRecord] = field(default_factory=dict)
     submitted: dict[str, float] = field(default_factory=dict)
+    platforms: frozenset[str] = frozenset()
     others: list[int] = field(default_factory=list)
 
 
@@ -88,9 +94,10 @@ def running_record(record: Mapping[str, Any]) -> TaskRecord | None:
         row = msgspec.convert(record, Row)
     except msgspec.ValidationError:
         return None
-    shared = running_records((row,)).records.get(row.task_id)
-    if shared is None:
+    running = running_records((row,)).records.get(row.task_id)
+    if running is None:
         return None
+    shared = running.record
     status, progress, model, platform = shared.status, shared.progress, shared.model, shared.platform
     # `_replace` would take three times as long.
     return TaskRecord(status, progress, model=model, platform=platform, submitted_at=float(row.submit_time))
@@ -126,6 +133,7 @@ def running_records(rows: Sequence[Row], clean_names: CleanNames = lambda *names
             continue
         records[task_id] = record
         submitted[task_id] = at
+    found.platforms = frozenset(kind.platform or "" for kinds in by_names.values() for kind in kinds.values())
     return found
 
 
@@ -148,20 +156,22 @@ def _shared_records(model: str | None, platform: str | None) -> Mapping[str, "_B
     return {word: shared[status] for word, status in _RUNNING_WORDS.items()}
 
 
-class _ByProgress(dict[str | None, TaskRecord]):
+class _ByProgress(dict[str | None, RunningRecord]):
     """The shared records of one status by the text of the progress. They are made when they are first used.
 
     Raises KeyError for a text that is not usual.
     """
 
-    __slots__ = ("_model", "_platform", "_status")
+    __slots__ = ("_model", "_status", "platform")
 
     def __init__(self, status: TaskStatus, model: str | None, platform: str | None) -> None:
         super().__init__()
-        self._status, self._model, self._platform = status, model, platform
+        self._status, self._model, self.platform = status, model, platform
 
-    def __missing__(self, progress: str | None) -> TaskRecord:
+    def __missing__(self, text: str | None) -> RunningRecord:
+        progress = _PERCENTAGES[text]
         # A row has the field `submit_time`, which the live answer does not have. So the record is not live.
-        record = TaskRecord(self._status, _PERCENTAGES[progress], model=self._model, platform=self._platform)
-        self[progress] = record
-        return record
+        record = TaskRecord(self._status, progress, model=self._model, platform=self.platform)
+        kind = object() if progress is None else self
+        running = self[text] = RunningRecord(record, plain_snapshot(self._status, progress), kind)
+        return running

@@ -12,7 +12,7 @@ from enum import StrEnum
 from math import inf
 from typing import TypeAlias
 
-from bridge.core.model import TaskRecord, TaskStatus
+from bridge.core.model import TaskRecord, TaskSnapshot, TaskStatus
 from bridge.core.schedule import LONGEST_PAUSE, LONGEST_THROTTLE
 
 TARGET_BYTES = 1 << 20  # of an answer: 1,000 records of a usual size, which amux makes in 35 ms
@@ -46,21 +46,44 @@ class BatchPolicy:
 # --- what one request brings --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RunningRecord:
+    """A record of running tasks without `submitted_at`. Tasks whose records are equal share this object.
+
+    `snapshot` is the shared snapshot of the record's status and progress. Records with the same object as `kind` differ
+    in their progress only. A record without a progress has a kind of its own.
+    """
+
+    record: TaskRecord
+    snapshot: TaskSnapshot
+    kind: object
+
+
 @dataclass(frozen=True, slots=True)
 class BatchAnswer:
     """An answer with the record of at least one task that was asked. `size` is the body's, in bytes.
 
-    Records of running tasks may be shared objects without `submitted_at`. `submitted` has these times by task id.
+    Each task is in one of two mappings by task id: `records` has whole records, `running` has shared ones. For the
+    tasks in `running`, `submitted` has the time of submission, and `platforms` has the names of their platforms.
     """
 
     records: Mapping[str, TaskRecord]
     size: int
+    running: Mapping[str, RunningRecord] = field(default_factory=dict)
     submitted: Mapping[str, float] = field(default_factory=dict)
+    platforms: frozenset[str] = frozenset()
+
+    @property
+    def count(self) -> int:
+        """For how many tasks there is a record."""
+        return len(self.records) + len(self.running)
 
     def record_of(self, task_id: str) -> TaskRecord | None:
         """Returns the whole record of a task; None if the answer has none."""
-        record, submitted_at = self.records.get(task_id), self.submitted.get(task_id)
-        return record if record is None or submitted_at is None else record._replace(submitted_at=submitted_at)
+        running = self.running.get(task_id)
+        if running is None:
+            return self.records.get(task_id)
+        return running.record._replace(submitted_at=self.submitted[task_id])
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +218,7 @@ def health_after(
 
 
 def _after_answer(health: LaneHealth, request: BatchRequest, answer: BatchAnswer, policy: BatchPolicy) -> LaneHealth:
-    weight = answer.size / max(len(answer.records), 1)
+    weight = answer.size / max(answer.count, 1)
     if health.record_bytes:
         weight = (weight + health.record_bytes) / 2
     fitting = int(min(TARGET_BYTES / max(weight, 1.0), policy.size, health.most))

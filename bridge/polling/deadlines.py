@@ -90,6 +90,6 @@ class Deadlines:
         passed = max(self._clocks.moment(row.deadline_at), self._not_before)
         passed = min(passed, self._clocks.monotonic())
         if task.overdue_at is None or passed > task.overdue_at:
-            task.overdue_at = passed
+            task.set_overdue(passed)
         overdue[task] = None
         return True

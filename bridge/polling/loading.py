@@ -71,7 +71,7 @@ class TaskLoader:
                 if row.row not in dropped:
                     found.append(self.create(row, keys.get(row.credential)))
             elif row.status_update_due:
-                task.status_update_due = True
+                task.request_status_update()
         return found, list(known)
 
     def create(self, row: TaskView, api_key: str | None) -> PolledTask:
@@ -82,7 +82,7 @@ class TaskLoader:
             task.started = self._clocks.moment(row.last_polled_at)
         if row.polls:
             ago = 0.0 if task.started is None else self._clocks.monotonic() - task.started
-            task.steps = estimated_polls(self._policy, row.polls, ago)
+            task.unstored_polls = estimated_polls(self._policy, row.polls, ago) - row.polls
         task.status_update_due = row.status_update_due
         self._classes.start(task, row.facts, row.opened_at)
         self._tasks[row.row] = task

@@ -148,7 +148,8 @@ class Poller:
         """
         known = self._tasks.get(task.row)
         if known is not None:
-            known.status_update_due = known.status_update_due or task.status_update_due
+            if task.status_update_due:
+                known.request_status_update()
             self.classes.name(known, task.facts)
             return
         new = self._loader.create(task, api_key)
@@ -241,8 +242,7 @@ class Poller:
             return  # it was dropped meanwhile
         if type(observation) is TaskRecord:
             credential.accepted = True
-        task.polls += 1
-        task.steps += 1
+        task.single_polls += 1
         try:
             if self._lanes is not None:
                 self._lanes.learn(task, observation)

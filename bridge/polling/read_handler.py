@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 
 from bridge.aio.clocks import Clocks
 from bridge.core.batch_lane import BatchAnswer, Reading
-from bridge.core.model import Observation, TaskRecord, TaskSnapshot
+from bridge.core.model import Observation, TaskRecord
 from bridge.core.schedule import PollPolicy, delay_after_poll
 from bridge.core.snapshots import with_progress
-from bridge.core.watch import TERMINAL, PollResult, ending_after, still_runs
+from bridge.core.watch import TERMINAL, PollResult, ending_after
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.lanes import Batch, BatchResult
 from bridge.polling.live_failures import confirm_live_failure
 from bridge.polling.result_writer import PendingSettlement, PendingStatus, ResultWriter
+from bridge.polling.running_tasks import keep_running
 from bridge.polling.schedule import PollSchedule
 from bridge.polling.state import Phase, PolledTask
 from bridge.polling.task_classes import TaskClasses
@@ -130,33 +131,10 @@ class ReadHandler:
             self.reschedule(task, task.due)
 
     def keep_running(self, batch: Batch, tasks: Sequence[PolledTask], answer: BatchAnswer) -> Sequence[PolledTask]:
-        """Keep the tasks in their lane that still run without a change; return the others.
-
-        Nearly all tasks are like this. `handle` does the same, but takes five times as long.
-        """
-        lane, began, due = batch.lane, batch.began, batch.due
-        if self._to_check or self._anomalies.misrouted or batch.credential.blocked or not lane.health.is_open:
+        """Keep the tasks in their lane that still run without a change; return the others."""
+        if self._to_check or self._anomalies.misrouted or batch.credential.blocked or not batch.lane.health.is_open:
             return tasks
-        records, submitted, recorded, kept, others = answer.records, answer.submitted, lane.platforms.recorded, [], []
-        polling, batched, batch_reading = Phase.POLLING, Phase.BATCHED, Reading.BATCH  # looked up once: 0.1 µs each
-        for task in tasks:
-            task_id = task.task_id
-            record = records.get(task_id)
-            if (
-                record is None
-                or task.phase is not polling
-                or task.reading is not batch_reading
-                or (record.platform or "") not in recorded
-                or (task.submitted_at is None and (task_id in submitted or record.submitted_at is not None))
-                or (snapshot := _running_as_before(task, record)) is None
-            ):
-                others.append(task)
-                continue
-            task.count_batch_read(began)
-            task.snapshot, task.seen_running, task.due, task.phase = snapshot, began, due, batched
-            kept.append(task)
-        lane.extend(kept)
-        return others
+        return keep_running(batch, tasks, answer)
 
     def handle_batch(self, batch: Batch, results: Sequence[BatchResult], now: float) -> None:
         """Act on the results of a batch. Tasks that must be read singly are read at once."""
@@ -168,7 +146,8 @@ class ReadHandler:
             task = result.task
             if result.record is None or task.phase is not Phase.POLLING:  # dropped meanwhile
                 continue
-            task.count_batch_read(batch.began)
+            task.started = batch.began
+            task.batch_polls += 1
             due = now if result.soon else batch.due if task.reading is Reading.BATCH else None
             try:
                 self.handle(task, result.record, batch.began, now, due)
@@ -302,22 +281,6 @@ class ReadHandler:
         """Settle an overdue task without a last poll, because its credential is blocked."""
         now = self._clock()
         self._queue_settlement(task, None, now, now)
-
-
-def _running_as_before(task: PolledTask, record: TaskRecord) -> TaskSnapshot | None:
-    """Return the snapshot of a task after a record that changes nothing but its progress; None for any other record."""
-    if (
-        not still_runs(task.snapshot.status, record)
-        or task.failures
-        or task.unconfirmed_failure is not None
-        or task.status_update_due
-        or task.overdue_at is not None
-    ):
-        return None
-    progress = record.progress
-    if progress is None or progress == task.snapshot.progress:
-        return task.snapshot
-    return with_progress(task.snapshot, progress) if task.task_class.from_record else None
 
 
 def log_poll_error(task: PolledTask, error: Exception) -> None:

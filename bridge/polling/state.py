@@ -7,7 +7,7 @@ from math import inf
 
 from bridge.aio.clocks import Clocks
 from bridge.amux.paths import LIVE_PLATFORMS
-from bridge.core.batch_lane import BatchPolicy, LaneHealth, Platforms, Reading
+from bridge.core.batch_lane import BatchPolicy, LaneHealth, Platforms, Reading, RunningRecord
 from bridge.core.credential import (
     CredentialChange,
     CredentialHealth,
@@ -34,8 +34,6 @@ from bridge.polling.shared import NO_CLASS, TaskClass
 from bridge.polling.task_queue import TaskQueue
 from bridge.store.records import TaskView
 
-_MANY_STEPS = 250  # with so many, the delay of every schedule is at its maximum; integers up to 256 take no memory
-
 
 class Phase(Enum):
     """What a task waits for.
@@ -61,13 +59,16 @@ class PolledTask:
     task_id: str
     credential: "Credential"
     snapshot: TaskSnapshot = UNSEEN
-    polls: int = 0
-    steps: int = 0
-    """The number of polls for the backoff. For a loaded task it is estimated: polls without a change are not stored."""
+    single_polls: int = 0
+    """How many of its polls were single polls, and all polls before it was loaded."""
+    unstored_polls: int = 0
+    """How many more polls a loaded task had, by an estimate: polls without a change are not stored."""
     reading: Reading = Reading.BATCH
     """How it is read if its credential has a batch lane."""
     batch_polls: int = 0
     """How many of its polls were batches."""
+    running: RunningRecord | None = None
+    """The record of its last batch, if this record once more, or with another progress, changes nothing else."""
     started: float | None = None
     """When its last poll began."""
     single_started: float | None = None
@@ -106,13 +107,23 @@ class PolledTask:
         known = self.task_class
         return TaskFacts(known.model, self.submitted_at, self.finished_at, self.seen_at, known.stored_name)
 
-    def count_batch_read(self, began: float) -> None:
-        """Count a read in a batch that began at `began`."""
-        self.started = began
-        self.polls += 1
-        self.batch_polls += 1
-        if self.steps < _MANY_STEPS:
-            self.steps += 1
+    @property
+    def polls(self) -> int:
+        """The number of its polls, as it is stored and shown."""
+        return self.single_polls + self.batch_polls
+
+    @property
+    def steps(self) -> int:
+        """The number of polls for the backoff."""
+        return self.single_polls + self.batch_polls + self.unstored_polls
+
+    def request_status_update(self) -> None:
+        """Have its status written after the next poll."""
+        self.status_update_due, self.running = True, None
+
+    def set_overdue(self, passed: float) -> None:
+        """Note that a deadline passed at `passed`, so the task needs a last poll."""
+        self.overdue_at, self.running = passed, None
 
     def note(self, observation: Observation, now: float) -> None:
         """Update the task with the observation of a poll at `now`."""
@@ -213,13 +224,13 @@ class CredentialLane(TaskQueue[PolledTask]):
 
     def append(self, item: PolledTask) -> None:
         """Add a task to the end of the queue."""
-        item.phase = Phase.BATCHED
+        item.phase, item.running = Phase.BATCHED, None
         super().append(item)
 
     def put_back(self, items: Sequence[PolledTask]) -> None:
         """Add tasks to the front of the queue, in their order."""
         for task in items:
-            task.phase = Phase.BATCHED
+            task.phase, task.running = Phase.BATCHED, None
         super().put_back(items)
 
     def clear(self) -> None:

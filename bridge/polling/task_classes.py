@@ -89,7 +89,7 @@ class TaskClasses:
         schedule = task.task_class.schedule
         if schedule is None:
             return self._policy.delay_after(task.steps, jitter)
-        return schedule.delay_after(now - task.born, task.polls - task.batch_polls, jitter)
+        return schedule.delay_after(now - task.born, task.single_polls, jitter)
 
     def start(self, task: PolledTask, facts: TaskFacts, opened_at: float | None) -> None:
         """Set the class and the age of a task that is polled from now on, from the store's values."""
@@ -179,7 +179,7 @@ class TaskClasses:
         after, until = known or (after, max(until, after))
         watched = task.watched_since >= task.born  # if not, it was loaded, and not all its polls are known
         # A batch lane reads a task more often than single reads would. So its polls do not show the schedule's cost.
-        polls = task.polls - task.batch_polls if watched and task.batch_polls <= 1 else None
+        polls = task.single_polls if watched and task.batch_polls <= 1 else None
         polled_from = task.watched_since - task.born if watched else 0.0
         poll_seconds = 0.0 if task.started is None else now - task.started
         return TaskEnd(task.task_class.name, after, until, polls, polled_from, poll_seconds)

@@ -12,6 +12,7 @@ from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, B
 from bridge.core.model import TaskStatus
 from bridge.sandbox import Behaviour, Platform, Sandbox
 from tests.amux.harness import KEY, MakeClient, answer
+from tests.amux.records import records_in
 from tests.scripted_server import ScriptedServer, StartServer, endless, raw, reset, silence
 from tests.waiting import SAFETY_SECONDS
 
@@ -32,7 +33,9 @@ async def test_a_batch_is_one_post_with_the_ids_and_the_key(start_server: StartS
     found, server = await read(start_server, make_client, answer(FOUND))
     assert isinstance(found, BatchAnswer)
     assert found.size == len(FOUND)
-    assert {task_id: record.status for task_id, record in found.records.items()} == {"task_1": TaskStatus.IN_PROGRESS}
+    assert {task_id: record.status for task_id, record in records_in(found).items()} == {
+        "task_1": TaskStatus.IN_PROGRESS
+    }
     assert server.requests[0].startswith(b"POST /suno/fetch HTTP/1.1\r\n")
     assert orjson.loads(server.bodies[0]) == {"ids": IDS}
     assert server.header("Authorization") == [f"Bearer {KEY}"]
@@ -52,8 +55,8 @@ async def test_only_the_names_that_hold_the_key_are_removed_from_the_records(
     ]
     server = await start_server(answer(orjson.dumps({"code": "success", "message": "", "data": rows})))
     found = await make_client(server.url).read_many(ids, KEY)
-    assert isinstance(found, BatchAnswer)
-    named = [(found.records[task_id].model, found.records[task_id].platform) for task_id in ids]
+    records = records_in(found)
+    named = [(records[task_id].model, records[task_id].platform) for task_id in ids]
     usual = ("kling-v1", "50")
     assert named == [usual, (None, None), usual, (None, None), (None, "50"), usual]
 
@@ -71,9 +74,9 @@ async def test_the_sandbox_answers_with_the_records_of_both_kinds_of_platforms(m
         found = await make_client(await amux.start()).read_many([*ids, "task_unknown"], KEY)
     finally:
         await amux.stop()
-    assert isinstance(found, BatchAnswer)
-    assert {found.records[task_id].platform for task_id in ids} == {platform.value for platform in Platform}
-    assert found.records.keys() == set(ids)
+    records = records_in(found)
+    assert {records[task_id].platform for task_id in ids} == {platform.value for platform in Platform}
+    assert records.keys() == set(ids)
 
 
 async def test_a_body_of_many_mebibytes_is_read_and_a_longer_one_is_not(

@@ -13,6 +13,7 @@ from bridge.amux.batch_wire import LENIENT_BYTES, MAX_ROWS, Asked, observe_batch
 from bridge.amux.key_removal import KeyRemoval
 from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, NoBatchRoute, TaskMissing, TooManyTasks
 from bridge.core.model import TaskStatus
+from tests.amux.records import records_in
 
 JSON = "application/json; charset=utf-8"
 BASE_URL = "https://api.example"
@@ -33,8 +34,7 @@ def read_bytes(body: bytes, status: int = 200, kind: str = JSON) -> BatchObserva
 
 
 def statuses(observation: BatchObservation) -> dict[str, TaskStatus]:
-    assert isinstance(observation, BatchAnswer), observation
-    return {task_id: record.status for task_id, record in observation.records.items()}
+    return {task_id: record.status for task_id, record in records_in(observation).items()}
 
 
 def code_of(observation: BatchObservation) -> str:
@@ -51,9 +51,8 @@ def test_records_are_found_by_their_own_task_id_in_any_order() -> None:
         "task_1": TaskStatus.IN_PROGRESS,
         "task_2": TaskStatus.FAILED,
     }
-    assert isinstance(found, BatchAnswer)
-    assert found.records["task_3"].url == "https://v.example/3.mp4"
-    assert found.records["task_1"].platform == "50"
+    assert records_in(found)["task_3"].url == "https://v.example/3.mp4"
+    assert records_in(found)["task_1"].platform == "50"
 
 
 def test_foreign_and_missing_tasks_and_what_is_no_record_are_left_out() -> None:
@@ -80,8 +79,7 @@ def test_a_record_without_a_status_is_left_out() -> None:
 
 def test_the_answers_own_message_is_no_reason_of_a_task() -> None:
     found = read([row("task_1", "FAILURE")], message="partial result")
-    assert isinstance(found, BatchAnswer)
-    error = found.records["task_1"].error
+    error = records_in(found)["task_1"].error
     assert error is not None
     assert error.message is None
 
@@ -89,8 +87,7 @@ def test_the_answers_own_message_is_no_reason_of_a_task() -> None:
 def test_a_failure_in_the_live_form_is_marked_as_live() -> None:
     live = {"task_id": "task_1", "status": "failed", "url": "", "format": "mp4", "metadata": None, "error": None}
     found = read([live, row("task_2", "FAILURE")])
-    assert isinstance(found, BatchAnswer)
-    assert [found.records[each].live for each in ("task_1", "task_2")] == [True, False]
+    assert [records_in(found)[each].live for each in ("task_1", "task_2")] == [True, False]
 
 
 @pytest.mark.parametrize("rows", [None, [], [None], [row("task_9")]])
@@ -216,8 +213,7 @@ def test_a_status_that_is_no_text_ends_nothing(status: Any) -> None:
 )
 def test_a_platform_is_read_from_a_text_and_from_a_number(platform: Any, read_as: str | None) -> None:
     found = read([row("task_1", platform=platform)])
-    assert isinstance(found, BatchAnswer)
-    assert found.records["task_1"].platform == read_as
+    assert records_in(found)["task_1"].platform == read_as
 
 
 @pytest.mark.parametrize(
@@ -264,4 +260,4 @@ def test_no_bytes_make_it_raise(status: int, kind: str, body: bytes) -> None:
 def test_no_json_makes_it_raise_and_only_tasks_that_were_asked_for_are_found(value: Any) -> None:
     found = observe_batch(200, JSON, json.dumps({"code": "success", "data": value}).encode(), ASKED)
     if isinstance(found, BatchAnswer):
-        assert found.records.keys() <= set(IDS)
+        assert records_in(found).keys() <= set(IDS)

@@ -16,6 +16,7 @@ from bridge.amux.record import has_status, read_record
 from bridge.amux.usual_row import running_record
 from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation
 from bridge.core.model import TaskRecord, TaskStatus
+from tests.amux.records import records_in
 
 KEY = "sk-amux-0123456789abcdef"
 BASE_URL = "https://amux.example"
@@ -68,9 +69,7 @@ def read_generally(body: bytes) -> BatchObservation:
 
 
 def records_of(observation: BatchObservation) -> Any:
-    if isinstance(observation, BatchAnswer):
-        return {task_id: observation.record_of(task_id) for task_id in observation.records}
-    return observation
+    return records_in(observation) if isinstance(observation, BatchAnswer) else observation
 
 
 def answer(*rows: bytes) -> bytes:

@@ -86,7 +86,7 @@ class ScheduleHarness:
 
     def tasks(self, count: int, polls: int = 0) -> list[PolledTask]:
         return [
-            PolledTask(f"row{n}", f"task{n}", self.credentials.add_task(CONFIGURED, None), steps=polls)
+            PolledTask(f"row{n}", f"task{n}", self.credentials.add_task(CONFIGURED, None), single_polls=polls)
             for n in range(count)
         ]
 
@@ -103,8 +103,7 @@ class ScheduleHarness:
         return batch
 
     def answer(self, task: PolledTask, observation: Observation) -> None:
-        task.polls += 1
-        task.steps += 1
+        task.single_polls += 1
         self.schedule.update_credential(task, observation, self.now)
         self.schedule.schedule_at(task, self.now + self.policy.delay_after(task.steps, self.draw()))
 

@@ -152,7 +152,7 @@ async def test_an_end_lies_between_the_last_poll_that_saw_the_task_running_and_t
     virtual = VirtualPoller.of(harness, learn=True, random=lambda: 0.0)
     classes, now = virtual.poller.classes, virtual.amux.now
     task = task_of(classes)
-    task.watched_since, task.seen_running, task.polls = task.born, task.born + 80.0, 9
+    task.watched_since, task.seen_running, task.single_polls = task.born, task.born + 80.0, 9
     end = classes.note_end(task, None, now + 90.0)
     assert end is not None
     assert (end.after, end.until, end.polls, end.polled_from) == pytest.approx((80.0, 90.0, 9, 0.0), abs=0.1)
