@@ -6,9 +6,9 @@ row; this module reads only the values that it uses, in a tenth of the time. A r
 longer than all else here. So they do not have the time of submission, which differs for each task.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -77,13 +77,13 @@ def raw_rows(body: bytes) -> Sequence[msgspec.Raw]:
 
 @dataclass(slots=True)
 class RunningRecords:
-    """The records of usual rows and their times of submission (Unix seconds) by task id, and their platforms.
+    """The records of usual rows by task id, and their platforms. `others` are the places of all other rows.
 
-    `others` are the places of all other rows.
+    `submitted` has the times of submission of all rows, in Unix seconds.
     """
 
     records: dict[str, RunningRecord] = field(default_factory=dict)
-    submitted: dict[str, float] = field(default_factory=dict)
+    submitted: Mapping[str, float] = field(default_factory=dict)
     platforms: frozenset[str] = frozenset()
     others: list[int] = field(default_factory=list)
 
@@ -108,13 +108,13 @@ def running_records(rows: Sequence[Row], clean_names: CleanNames = lambda *names
 
     `clean_names` takes and returns the names of a model and a platform, or None.
     """
-    found = RunningRecords()
-    records, submitted, others = found.records, found.submitted, found.others
+    found = RunningRecords(submitted=_SubmissionTimes(rows))
+    records, others = found.records, found.others
     by_names: dict[Names, Mapping[str, _ByProgress]] = {}
     model = platform = None
     shared: Mapping[str, _ByProgress] = {}
     for place, row in enumerate(rows):
-        task_id, at, properties = row.task_id, row.submit_time, row.properties
+        properties = row.properties
         origin = None if properties is None else properties.origin_model_name
         if origin is None:
             origin = row.model
@@ -128,13 +128,32 @@ def running_records(rows: Sequence[Row], clean_names: CleanNames = lambda *names
         except KeyError:
             others.append(place)
             continue
-        if not 0 < at < MILLISECONDS_FROM:
+        if not 0 < row.submit_time < MILLISECONDS_FROM:
             others.append(place)
             continue
-        records[task_id] = record
-        submitted[task_id] = at
+        records[row.task_id] = record
     found.platforms = frozenset(kind.platform or "" for kinds in by_names.values() for kind in kinds.values())
     return found
+
+
+class _SubmissionTimes(Mapping[str, float]):
+    """The times of submission of rows by task id. They are rarely needed, so they are collected at the first use."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    @cached_property
+    def _times(self) -> Mapping[str, float]:
+        return {row.task_id: row.submit_time for row in self._rows}
+
+    def __getitem__(self, task_id: str) -> float:
+        return self._times[task_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._times)
+
+    def __len__(self) -> int:
+        return len(self._times)
 
 
 def _records_with(model: str | None, platform: str | None, clean_names: CleanNames) -> Mapping[str, "_ByProgress"]:

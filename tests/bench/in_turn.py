@@ -95,7 +95,7 @@ _SHARES = (("p50", 0.5), ("p99", 0.99), ("longest", 1.0))
 
 def register_in_turns(bench: Bench, sides: Sequence[Registering]) -> None:
     """Registers at each bridge in turn, while the others are halted."""
-    for turn in range(bench.pick(1, 2, 5)):
+    for turn in range(bench.pick(1, 2, 10)):
         for side in sides:
             with alone(side.bridge, [other.bridge for other in sides]):
                 # A halted bridge is late, and reads more than usual until it is on time again.
