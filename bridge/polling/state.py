@@ -115,7 +115,7 @@ class PolledTask:
     @property
     def steps(self) -> int:
         """The number of polls for the backoff."""
-        return self.single_polls + self.batch_polls + self.unstored_polls
+        return self.polls + self.unstored_polls
 
     def request_status_update(self) -> None:
         """Have its status written after the next poll."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.amux.batch_wire import Asked, observe_batch
 from bridge.amux.key_removal import KeyRemoval
-from bridge.core.batch_lane import BatchAnswer, BatchPolicy, reading_after_record
+from bridge.core.batch_lane import BatchAnswer, BatchObservation, BatchPolicy, reading_after_record
 from bridge.core.model import Problem, TaskRecord, TaskStatus
 from bridge.core.snapshots import plain_snapshot
 from bridge.polling.lanes import Batch
@@ -39,6 +39,12 @@ EVENTS = ["new watch", "deadline", "live platform", "failed batch", "single poll
 STEPS = st.lists(st.one_of(st.sampled_from(CHANGES), st.sampled_from(EVENTS)), max_size=12)
 
 
+def read(change: dict[str, Any]) -> BatchObservation:
+    """The observation of an answer with one row, which has this change."""
+    body = orjson.dumps({"code": "success", "data": [row("task_1") | change]})
+    return observe_batch(200, "application/json", body, ASKED)
+
+
 class World:
     """One task in an open lane. `forgetful`: its last record is forgotten before each batch."""
 
@@ -52,12 +58,11 @@ class World:
         self.task = PolledTask("row", "task_1", credential, unstored_polls=2)
         self.lane.append(self.task)
 
-    def batch(self, *changed: dict[str, Any]) -> bool:
-        """Read the task with an answer that has these rows. Return whether it was kept as a running task."""
+    def batch(self, change: dict[str, Any]) -> bool:
+        """Read the task with an answer whose row has this change. Return whether it was kept as a running task."""
         if self.forgetful:
             self.task.running = None
-        body = orjson.dumps({"code": "success", "data": [row("task_1") | change for change in changed]})
-        answer = observe_batch(200, "application/json", body, ASKED)
+        answer = read(change)
         self.now += 1.0
         tasks = self.lane.take(1)
         for task in tasks:
@@ -159,7 +164,7 @@ def test_a_task_of_an_answer_with_an_odd_row_is_kept_and_the_odd_row_counts() ->
 def test_a_dropped_task_is_not_kept() -> None:
     world = World()
     assert [world.batch({}) for _ in range(2)] == [False, True]
-    answer = observe_batch(200, "application/json", orjson.dumps({"code": "success", "data": [row("task_1")]}), ASKED)
+    answer = read({})
     assert isinstance(answer, BatchAnswer)
     tasks = world.lane.take(1)
     world.task.phase = Phase.DROPPED
