@@ -4,7 +4,8 @@ That work takes 10 to 25 µs, and two or three times as long when other code ran
 watch needs about 17 statements from its registration to its delivery.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection
@@ -39,6 +40,24 @@ def fetch(connection: Connection, statement: str, parameters: Parameters) -> lis
     except connection.dialect.loaded_dbapi.Error as error:
         raise _converted(connection, statement, error) from error
     return rows
+
+
+def fetch_parts(
+    connection: Connection, statement: str, parameters: Parameters, size: int
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Execute a statement; yields its rows in lists of up to `size`. Raises DBAPIError, as SQLAlchemy does.
+
+    The rest of the rows is not in memory: psycopg needs a cursor with a name for that, which the server keeps.
+    """
+    driver: Any = connection.connection.dbapi_connection  # psycopg's and sqlite3's own
+    cursor = driver.cursor("parts") if connection.dialect.name == "postgresql" else driver.cursor()
+    try:
+        with closing(cursor):
+            cursor.execute(statement, parameters)
+            while rows := cursor.fetchmany(size):
+                yield rows
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _converted(connection, statement, error) from error
 
 
 def drops_connection(code: str | None) -> bool:

@@ -13,6 +13,7 @@ from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import event_id_in
 from bridge.core.model import Attempt
 from bridge.store import audit
+from bridge.store.bulk_statements import Query
 from bridge.store.due_deliveries import next_due_at
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
@@ -220,11 +221,11 @@ _LOADED = (
 _FACTS_FROM = len(SNAPSHOT)
 _OWN_AT_ONCE = 5_000
 _own_closed_too = select(*(tasks.c[name] for name in _LOADED)).where(tasks.c.owner == bindparam("replica"))
-_OWN = _own_closed_too.where(tasks.c.closed_at.is_(None))
+_OWN = Query(_own_closed_too.where(tasks.c.closed_at.is_(None)), "replica")
 # An SQLite file has one owner, so it has no index of owners. The index of open tasks is in random order: reading a
 # million rows at random places takes more than a minute on a busy machine. The plus sign keeps SQLite from using this
 # index, so it reads the table in order.
-_OWN_IN_ORDER = _own_closed_too.where(text("+tasks.closed_at IS NULL"))
+_OWN_IN_ORDER = Query(_own_closed_too.where(text("+tasks.closed_at IS NULL")), "replica")
 _OVERDUE = (
     select(watches.c.deadline_at, watches.c.id, watches.c.task)
     .join(tasks, tasks.c.id == watches.c.task)
@@ -244,15 +245,21 @@ _OVERDUE = (
 
 def own_tasks(connection: Connection, replica: Replica) -> list[TaskView]:
     """Returns a replica's open tasks. A start reads up to a million, so rows are fetched in parts, without names."""
-    options = {"stream_results": True, "yield_per": _OWN_AT_ONCE}
     query = _OWN_IN_ORDER if connection.dialect.name == "sqlite" else _OWN
-    rows = connection.execute(query, {"replica": replica.id}, execution_options=options)
     return [
         TaskView(
-            *(row, task_id, credential, snapshot_from(*rest[:_FACTS_FROM]), polls, polled_at, wants_status, opened_at),
+            row,
+            task_id,
+            credential,
+            snapshot_from(*rest[:_FACTS_FROM]),
+            polls,
+            polled_at,
+            bool(wants_status),
+            opened_at,
             facts_from(*rest[_FACTS_FROM:]),
             replica.id,
         )
+        for rows in query.parts(connection, _OWN_AT_ONCE, replica.id)
         for row, task_id, credential, polls, polled_at, wants_status, opened_at, *rest in rows
     ]
 

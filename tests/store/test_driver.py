@@ -3,7 +3,7 @@
 from functools import partial
 
 import pytest
-from sqlalchemy import Connection, QueuePool, select, text
+from sqlalchemy import Connection, QueuePool, bindparam, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from bridge.store import driver
@@ -53,6 +53,29 @@ async def test_any_number_of_rows_is_written_each_once_in_few_statements(
 async def test_a_value_in_a_query_is_passed_on(store: Store) -> None:
     rows = store._database.read(_EPOCHS.all)
     assert [(row.id, row.epoch) for row in rows if row.id == store.replica.id] == [store.replica.identity]
+
+
+async def test_rows_in_parts_are_all_rows_in_order(store: Store) -> None:
+    await store.register_all([new_watch(store) for _ in range(7)])
+    query = Query(select(watches.c.id).where(watches.c.created_at > bindparam("after")).order_by(watches.c.id), "after")
+
+    def read(connection: Connection) -> list[list[tuple[str]]]:
+        return list(query.parts(connection, 3, 0.0))
+
+    parts = store._database.read(read)
+    assert [len(part) for part in parts] == [3, 3, 1]
+    rows = [row for part in parts for row in part]
+    assert rows == sorted(rows)
+    assert len(set(rows)) == 7
+
+
+async def test_the_error_of_a_query_in_parts_is_that_of_sqlalchemy(store: Store) -> None:
+    def read(connection: Connection) -> None:
+        list(driver.fetch_parts(connection, "SELECT nothing FROM nowhere", (), 3))
+
+    with pytest.raises(DBAPIError):
+        store._database.read(read)
+    assert await register_watch(store)
 
 
 async def test_errors_are_those_of_sqlalchemy(store: Store) -> None:
