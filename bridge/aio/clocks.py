@@ -47,3 +47,7 @@ class Clocks:
     def moment(self, unix: float | None) -> float | None:
         """Returns Unix seconds as a moment of the monotonic clock; None for None."""
         return None if unix is None else self.monotonic() - (self.wall() - unix)
+
+    def offset(self) -> float:
+        """Returns what is added to Unix seconds to get a moment. Use it for many times: `moment` reads both clocks."""
+        return self.monotonic() - self.wall()

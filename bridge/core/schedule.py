@@ -5,6 +5,7 @@ seconds.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 from bridge.core.model import Observation, TaskRecord, TaskStatus, TransientError
 from bridge.core.watch import TERMINAL
@@ -84,22 +85,37 @@ def delay_after_poll(  # noqa: PLR0913  each of them can change the delay
     return delay
 
 
-def estimated_polls(policy: PollPolicy, polls: int, ago: float) -> int:
-    """Estimates how often a task was polled, for the backoff. Its row was written `ago` s ago, after `polls` polls.
+class PollEstimate:
+    """Estimates how often a task was polled, for the backoff, from what its row says."""
 
-    Returns 0 for a task without polls, else at least `polls` + 2. After a restart, tasks of one age are polled in
-    waves. The highest wave is twice the mean of the first minute if delays begin at 5 s, and 1.7 times if they begin at
-    7 s: the two extra polls make the first delay longer.
-    """
-    if polls == 0:
-        return 0
-    estimate = polls
-    while ago > 0 and (delay := policy.delay_after(estimate, 0.0)) < policy.max_interval:
-        ago -= max(delay, 0.1)
-        estimate += 1
-        if estimate > polls + _MAX_ESTIMATED_POLLS:
-            break
-    return max(estimate, polls + 2)
+    def __init__(self, policy: PollPolicy) -> None:
+        self._policy = policy
+        polls, seconds = self._counted(1, inf)
+        self._longest_after = polls  # the longest delay follows this number of polls, which take `_growing_seconds`
+        self._growing_seconds = seconds if polls <= _MAX_ESTIMATED_POLLS else inf
+
+    def after(self, polls: int, ago: float) -> int:
+        """Returns the estimate for a task whose row was written `ago` s ago, after `polls` polls.
+
+        It is 0 for a task without polls, else at least `polls` + 2. After a restart, tasks of one age are polled in
+        waves. The highest wave is twice the mean of the first minute if delays begin at 5 s, and 1.7 times if they
+        begin at 7 s: the two extra polls make the first delay longer.
+        """
+        if polls == 0:
+            return 0
+        # Counting takes 3 µs, and most of a million rows were written long before a restart.
+        counted = self._longest_after if ago >= self._growing_seconds else self._counted(polls, ago)[0]
+        return max(counted, polls + 2)
+
+    def _counted(self, polls: int, ago: float) -> tuple[int, float]:
+        """Returns the polls until the delay is the longest, or until `ago` s have passed, and the seconds they took."""
+        counted, seconds = polls, 0.0
+        while seconds < ago and (delay := self._policy.delay_after(counted, 0.0)) < self._policy.max_interval:
+            seconds += max(delay, 0.1)
+            counted += 1
+            if counted > polls + _MAX_ESTIMATED_POLLS:
+                break
+        return counted, seconds
 
 
 @dataclass(frozen=True, slots=True)

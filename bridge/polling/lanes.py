@@ -5,6 +5,7 @@ its single read would be due, and keeps it as long as batches bring its record. 
 released: they are read singly, spread over one interval.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -160,19 +161,19 @@ class BatchLanes:
         They are due at the end of the first round, so they are not late before.
         """
         others = []
-        kept: dict[CredentialLane, list[PolledTask]] = {}
+        kept = defaultdict[CredentialLane, list[PolledTask]](list)
         for task in tasks:
             lane = task.credential.lane
             if lane is not None and self._update_reading(task, lane):
-                lane.append(task)
-                kept.setdefault(lane, []).append(task)
+                kept[lane].append(task)
             else:
                 others.append(task)
-        for lane, waiting in kept.items():
+        for lane, added in kept.items():
+            lane.extend(added)
             size = lane.health.size
             due = now + batch_round(batch_spacing(self._batch.interval, lane.tasks, size), lane.tasks, size)
-            for task in waiting:
-                task.due = due
+            for task in added:
+                task.phase, task.running, task.due = Phase.BATCHED, None, due
         for lane in self._lanes.values():
             if lane.waiting:
                 self._closed.add(lane, now)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bridge.aio.clocks import Clocks
-from bridge.core.schedule import PollPolicy, estimated_polls
+from bridge.core.schedule import PollEstimate, PollPolicy
 from bridge.polling.credentials import Credentials, load_keys
 from bridge.polling.state import PolledTask
 from bridge.polling.task_classes import TaskClasses
@@ -28,7 +28,7 @@ class TaskLoader:
         self._tasks = tasks
         self._credentials = credentials
         self._classes = classes
-        self._policy = policy
+        self._estimate = PollEstimate(policy)
         self._clocks = clocks
         self._noting: list[set[str]] = []
 
@@ -63,27 +63,34 @@ class TaskLoader:
         if self._store.replica is not replica:
             return [], []  # the tasks belong to an earlier id of this replica: other replicas adopt them
         found = []
+        now, offset = self._clocks.monotonic(), self._clocks.offset()
         rows.reverse()
         while rows:  # each row is dropped at once: a million rows beside a million tasks would take twice the memory
             row = rows.pop()
             known.pop(row.row, None)
             if (task := self._tasks.get(row.row)) is None:
                 if row.row not in dropped:
-                    found.append(self.create(row, keys.get(row.credential)))
+                    found.append(self._create(row, keys.get(row.credential), now, offset))
             elif row.status_update_due:
                 task.request_status_update()
         return found, list(known)
 
     def create(self, row: TaskView, api_key: str | None) -> PolledTask:
         """Make a task in memory. `api_key` is the key of a credential other than the configured one."""
+        return self._create(row, api_key, self._clocks.monotonic(), self._clocks.offset())
+
+    def _create(self, row: TaskView, api_key: str | None, now: float, offset: float) -> PolledTask:
+        """Make a task at the moment `now`. `offset` is that of the clocks: to read them for each time takes 1 µs."""
         credential = self._credentials.add_task(row.credential, api_key)
         task = PolledTask(row.row, row.task_id, credential, row.snapshot, row.polls)
         if row.last_polled_at is not None:
-            task.started = self._clocks.moment(row.last_polled_at)
+            task.started = row.last_polled_at + offset
         if row.polls:
-            ago = 0.0 if task.started is None else self._clocks.monotonic() - task.started
-            task.unstored_polls = estimated_polls(self._policy, row.polls, ago) - row.polls
+            ago = 0.0 if task.started is None else now - task.started
+            task.unstored_polls = self._estimate.after(row.polls, ago) - row.polls
         task.status_update_due = row.status_update_due
-        self._classes.start(task, row.facts, row.opened_at)
+        born = now if row.opened_at is None else row.opened_at + offset
+        submitted = None if row.facts.submitted_at is None else row.facts.submitted_at + offset
+        self._classes.start(task, row.facts, born, submitted)
         self._tasks[row.row] = task
         return task

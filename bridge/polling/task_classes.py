@@ -91,13 +91,17 @@ class TaskClasses:
             return self._policy.delay_after(task.steps, jitter)
         return schedule.delay_after(now - task.born, task.single_polls, jitter)
 
-    def start(self, task: PolledTask, facts: TaskFacts, opened_at: float | None) -> None:
-        """Set the class and the age of a task that is polled from now on, from the store's values."""
-        task.born = self._clocks.monotonic() if opened_at is None else self._clocks.moment(opened_at)
-        if facts.submitted_at is not None:
-            self._take_submission(task, facts.submitted_at)
-        task.task_class = self._named(task.credential.class_name)
-        if facts.task_class is not None:
+    def start(self, task: PolledTask, facts: TaskFacts, opened: float, submitted: float | None) -> None:
+        """Set the class and the age of a task that is polled from now on, from the store's values.
+
+        `opened` is the moment of its first registration, `submitted` the moment of the facts' `submitted_at`.
+        """
+        task.born = opened
+        if facts.submitted_at is not None and submitted is not None:
+            self._take_submission(task, facts.submitted_at, submitted)
+        if facts.task_class is None:
+            task.task_class = self._named(task.credential.class_name)
+        else:
             self.name(task, facts)
 
     def name(self, task: PolledTask, facts: TaskFacts) -> None:
@@ -108,7 +112,10 @@ class TaskClasses:
         name = facts.task_class
         if name is None or task.task_class.from_record:
             return
-        if (model := model_by_app(name)) is not None:
+        known = self._classes.get(name)
+        if known is not None and known.from_record:
+            task.task_class = known
+        elif (model := model_by_app(name)) is not None:
             task.task_class = self._by_model.get(model) or self._named(name, stored=True)
         else:
             task.task_class = self._named(name, facts.model, from_record=True, stored=True)
@@ -118,16 +125,17 @@ class TaskClasses:
         if task.snapshot.status not in TERMINAL and task.unconfirmed_failure is None and task.started is not None:
             task.seen_running = task.started
         if record.submitted_at is not None and task.submitted_at is None:
-            self._take_submission(task, record.submitted_at)
+            self._take_submission(task, record.submitted_at, self._clocks.moment(record.submitted_at))
         name = class_by_record(record.platform, record.model)
         if name is not None and name != task.task_class.name:
             task.task_class = known = self._named(name, record.model, from_record=True, stored=True)
             if record.model is not None and self._classes.get(name) is known:
                 self._by_model[record.model] = known
 
-    def _take_submission(self, task: PolledTask, submitted_at: float) -> None:
+    @staticmethod
+    def _take_submission(task: PolledTask, submitted_at: float, submitted: float) -> None:
+        """Take a time of submission: `submitted_at` in Unix seconds, `submitted` as a moment."""
         task.submitted_at = _shared_time(submitted_at)
-        submitted = self._clocks.moment(submitted_at)
         # For a task that was registered in the second of its submission, the time of registration is more exact.
         if _resolution(submitted_at) <= task.born - submitted <= MAX_AGE_SECONDS:
             task.born = submitted

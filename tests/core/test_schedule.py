@@ -8,10 +8,10 @@ from bridge.core.model import Observation, TaskNotFound, TaskRecord, TaskStatus,
 from bridge.core.schedule import (
     LONGEST_PAUSE,
     LONGEST_THROTTLE,
+    PollEstimate,
     PollPolicy,
     RetryPolicy,
     delay_after_poll,
-    estimated_polls,
     with_jitter,
 )
 
@@ -134,16 +134,29 @@ def test_the_delay_after_a_transient_error_grows_with_the_errors_and_with_the_ji
     [(0, 0, 0), (0, 999, 0), (1, 0, 3), (1, 12, 4), (1, 3600, 8), (9, 3600, 11), (40, 5, 42)],
 )
 def test_the_polls_since_the_row_was_written_are_estimated(polls: int, ago: float, estimate: int) -> None:
-    assert estimated_polls(POLICY, polls, ago) == estimate
+    assert PollEstimate(POLICY).after(polls, ago) == estimate
 
 
 def test_the_estimate_is_bounded_for_a_backoff_that_does_not_grow() -> None:
-    assert estimated_polls(PollPolicy(interval=0.01, max_interval=5, backoff=1), 1, 1e9) == 1 + 51
+    assert PollEstimate(PollPolicy(interval=0.01, max_interval=5, backoff=1)).after(1, 1e9) == 1 + 51
 
 
 def test_the_estimate_ends_at_the_last_poll_that_can_have_happened() -> None:
-    assert estimated_polls(PollPolicy(interval=5, backoff=1), 1, ago=15.0) == 4  # after 5, 10 and 15 s
-    assert estimated_polls(PollPolicy(interval=0.01, backoff=1), 1, ago=0.95) == 11  # an interval counts as 0.1 s
+    assert PollEstimate(PollPolicy(interval=5, backoff=1)).after(1, ago=15.0) == 4  # after 5, 10 and 15 s
+    assert PollEstimate(PollPolicy(interval=0.01, backoff=1)).after(1, ago=0.95) == 11  # an interval counts as 0.1 s
+
+
+@given(
+    st.builds(PollPolicy, interval=st.sampled_from([0.05, 1.0, 5.0]), backoff=st.sampled_from([1.0, 1.05, 1.2, 3.0])),
+    st.integers(1, 300),
+    st.floats(0, 10_000),
+)
+def test_an_estimate_counts_the_delays_until_the_longest_one(policy: PollPolicy, polls: int, ago: float) -> None:
+    counted, passed = polls, 0.0
+    while passed < ago and policy.delay_after(counted, 0.0) < policy.max_interval and counted <= polls + 50:
+        passed += max(policy.delay_after(counted, 0.0), 0.1)
+        counted += 1
+    assert PollEstimate(policy).after(polls, ago) == max(counted, polls + 2)
 
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [(-1.0, 0.0), (0.0, 0.0), (300.0, 300.0), (300.5, 300.0)])

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from bridge.core.schedule import PollPolicy, estimated_polls
+from bridge.core.schedule import PollEstimate, PollPolicy
 from bridge.polling.schedule import TOGETHER, TOGETHER_SECONDS, TOGETHER_SHARE
 from bridge.polling.state import Phase
 from tests.polling.schedule_harness import POLICY, REFUSED, ScheduleHarness
@@ -69,7 +69,7 @@ async def test_a_removed_task_is_not_returned() -> None:
 @pytest.mark.parametrize("policy", [POLICY, PollPolicy(first_delay=0, interval=2, max_interval=2, backoff=1)])
 async def test_after_a_restart_no_second_has_more_than_twice_the_mean(polls: int, policy: PollPolicy) -> None:
     harness = ScheduleHarness(policy=policy)
-    harness.schedule.schedule_evenly(harness.tasks(1000, estimated_polls(policy, polls, ago=0.0)))
+    harness.schedule.schedule_evenly(harness.tasks(1000, PollEstimate(policy).after(polls, ago=0.0)))
     seconds = harness.run(60)
     assert max(seconds.values()) <= 2 * sum(seconds.values()) / 60
     assert sum(seconds.values()) >= 1000 * 60 / (policy.max_interval * 1.1)
