@@ -227,7 +227,7 @@ class AmuxClient:
             status,
             headers.get(CONTENT_TYPE, ""),
             plain,
-            Asked(frozenset(task_ids), self._base_url, self._key_removal(key)),
+            Asked(task_ids, self._base_url, self._key_removal(key)),
             retry_after,
         )
 
@@ -282,16 +282,13 @@ async def _body(response: HttpAnswer, limit: int = MAX_BODY_BYTES) -> bytes | No
     """Returns the unchanged body, or None if it is too long. Then the connection is closed."""
     content = response.content
     try:
-        body = await content.readany()
-        if content.at_eof() and len(body) <= limit:
-            response.release()
-            return body  # one read is enough for nearly all records
-        pieces = bytearray(body)
-        while len(pieces) <= limit:
+        pieces, size = list[bytes](), 0
+        while size <= limit:
             if content.at_eof():
                 response.release()
-                return bytes(pieces)
-            pieces += await content.readany()
+                return b"".join(pieces)
+            pieces.append(await content.readany())
+            size += len(pieces[-1])
     except BaseException:
         response.close()
         raise
