@@ -49,5 +49,5 @@ class Clocks:
         return None if unix is None else self.monotonic() - (self.wall() - unix)
 
     def offset(self) -> float:
-        """Returns what is added to Unix seconds to get a moment. Use it for many times: `moment` reads both clocks."""
+        """Returns what is added to Unix seconds to get a moment, for a caller that converts many times."""
         return self.monotonic() - self.wall()

@@ -227,7 +227,7 @@ class AmuxClient:
             status,
             headers.get(CONTENT_TYPE, ""),
             plain,
-            Asked(task_ids, self._base_url, self._key_removal(key)),
+            Asked(frozenset(task_ids), self._base_url, self._key_removal(key)),
             retry_after,
         )
 

@@ -91,7 +91,8 @@ class PollEstimate:
     def __init__(self, policy: PollPolicy) -> None:
         self._policy = policy
         polls, seconds = self._counted(1, inf)
-        self._longest_after = polls  # the longest delay follows this number of polls, which take `_growing_seconds`
+        # After so many polls, which take `_growing_seconds`, delays do not grow any more. Infinity: they grow too long.
+        self._longest_after = polls
         self._growing_seconds = seconds if polls <= _MAX_ESTIMATED_POLLS else inf
 
     def after(self, polls: int, ago: float) -> int:

@@ -80,7 +80,7 @@ class TaskLoader:
         return self._create(row, api_key, self._clocks.monotonic(), self._clocks.offset())
 
     def _create(self, row: TaskView, api_key: str | None, now: float, offset: float) -> PolledTask:
-        """Make a task at the moment `now`. `offset` is that of the clocks: to read them for each time takes 1 µs."""
+        """Make a task at the moment `now`. `offset` is that of the clocks: to read them takes 1 µs."""
         credential = self._credentials.add_task(row.credential, api_key)
         task = PolledTask(row.row, row.task_id, credential, row.snapshot, row.polls)
         if row.last_polled_at is not None:
@@ -90,7 +90,6 @@ class TaskLoader:
             task.unstored_polls = self._estimate.after(row.polls, ago) - row.polls
         task.status_update_due = row.status_update_due
         born = now if row.opened_at is None else row.opened_at + offset
-        submitted = None if row.facts.submitted_at is None else row.facts.submitted_at + offset
-        self._classes.start(task, row.facts, born, submitted)
+        self._classes.start(task, row.facts, born, offset)
         self._tasks[row.row] = task
         return task

@@ -91,14 +91,14 @@ class TaskClasses:
             return self._policy.delay_after(task.steps, jitter)
         return schedule.delay_after(now - task.born, task.single_polls, jitter)
 
-    def start(self, task: PolledTask, facts: TaskFacts, opened: float, submitted: float | None) -> None:
+    def start(self, task: PolledTask, facts: TaskFacts, opened: float, offset: float) -> None:
         """Set the class and the age of a task that is polled from now on, from the store's values.
 
-        `opened` is the moment of its first registration, `submitted` the moment of the facts' `submitted_at`.
+        `opened` is the moment of its first registration. `offset` is that of the clocks.
         """
         task.born = opened
-        if facts.submitted_at is not None and submitted is not None:
-            self._take_submission(task, facts.submitted_at, submitted)
+        if facts.submitted_at is not None:
+            self._take_submission(task, facts.submitted_at, facts.submitted_at + offset)
         if facts.task_class is None:
             task.task_class = self._named(task.credential.class_name)
         else:

@@ -48,15 +48,11 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
 
 async def _run(settings: Settings, stop: asyncio.Event, on_ready: Callable[[str], None] | None) -> None:
     """Runs a bridge until `stop` is set."""
-    gc.disable()  # a start with a million tasks would collect for a tenth of its time, and nearly nothing is garbage
-    try:
-        runtime = await _start_unless(stop, settings)
-        gc.freeze()
-    finally:
-        gc.enable()
+    runtime = await _start_unless(stop, settings)
     if runtime is None:
         _log.event("stopped", during="the start")
         return
+    gc.freeze()
     if on_ready is not None:
         on_ready(runtime.url)
     await stop.wait()

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 
 from bridge import USER_AGENT, __version__
+from bridge.aio.collector import collector_off
 from bridge.aio.proxy_connector import proxy_of
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import LOOK_UPS_AT_ONCE, Guard, SystemResolver
@@ -213,7 +214,8 @@ class Runtime:
         self._closing.push_async_callback(self._scheduler.stop)
         await self._deliverer.start()
         await self._poller.classes.load()
-        await self._poller.load()
+        with collector_off():
+            await self._poller.load()
         self._scheduler.start()
         context = self._make_app_context(guard, signer)
         await self._listen(make_app(context, self._make_dashboard_context()), sockets)

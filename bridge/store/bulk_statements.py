@@ -5,7 +5,7 @@ waited 60 times for the lock. And Core's work on the parameters of a row costs t
 """
 
 from collections import namedtuple
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -72,8 +72,8 @@ class Query(BulkQuery):
         """Execute the statement; returns its rows, with a name for each column."""
         return self.fetch(connection, [()], *values)
 
-    def parts(self, connection: Connection, size: int, *values: Any) -> Iterator[list[tuple[Any, ...]]]:
-        """Execute the statement; yields its rows as plain tuples of the driver's values, in lists of up to `size`."""
+    def parts(self, connection: Connection, size: int, *values: Any) -> Generator[list[tuple[Any, ...]], None, None]:
+        """Execute the statement; yields its rows as plain tuples, in lists of up to `size`: see `fetch_parts`."""
         compiled = self._sizes.compiled(connection.dialect, 1)
         return driver.fetch_parts(connection, compiled.text, compiled.parameters(values), size)
 

@@ -4,7 +4,7 @@ That work takes 10 to 25 µs, and two or three times as long when other code ran
 watch needs about 17 statements from its registration to its delivery.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, TypeAlias
 
@@ -44,15 +44,16 @@ def fetch(connection: Connection, statement: str, parameters: Parameters) -> lis
 
 def fetch_parts(
     connection: Connection, statement: str, parameters: Parameters, size: int
-) -> Iterator[list[tuple[Any, ...]]]:
+) -> Generator[list[tuple[Any, ...]], None, None]:
     """Execute a statement; yields its rows in lists of up to `size`. Raises DBAPIError, as SQLAlchemy does.
 
-    The rest of the rows is not in memory: psycopg needs a cursor with a name for that, which the server keeps.
+    The rest of the rows is not in memory: psycopg needs a cursor with a name for that, which the server keeps. A
+    connection has one such statement at a time. Close the iterator before the connection is used for anything else.
     """
     driver: Any = connection.connection.dbapi_connection  # psycopg's and sqlite3's own
-    cursor = driver.cursor("parts") if connection.dialect.name == "postgresql" else driver.cursor()
+    name = ("parts",) if connection.dialect.name == "postgresql" else ()
     try:
-        with closing(cursor):
+        with closing(driver.cursor(*name)) as cursor:
             cursor.execute(statement, parameters)
             while rows := cursor.fetchmany(size):
                 yield rows

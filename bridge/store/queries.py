@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -246,22 +247,23 @@ _OVERDUE = (
 def own_tasks(connection: Connection, replica: Replica) -> list[TaskView]:
     """Returns a replica's open tasks. A start reads up to a million, so rows are fetched in parts, without names."""
     query = _OWN_IN_ORDER if connection.dialect.name == "sqlite" else _OWN
-    return [
-        TaskView(
-            row,
-            task_id,
-            credential,
-            snapshot_from(*rest[:_FACTS_FROM]),
-            polls,
-            polled_at,
-            bool(wants_status),
-            opened_at,
-            facts_from(*rest[_FACTS_FROM:]),
-            replica.id,
-        )
-        for rows in query.parts(connection, _OWN_AT_ONCE, replica.id)
-        for row, task_id, credential, polls, polled_at, wants_status, opened_at, *rest in rows
-    ]
+    with closing(query.parts(connection, _OWN_AT_ONCE, replica.id)) as parts:
+        return [
+            TaskView(
+                row,
+                task_id,
+                credential,
+                snapshot_from(*rest[:_FACTS_FROM]),
+                polls,
+                polled_at,
+                bool(wants_status),
+                opened_at,
+                facts_from(*rest[_FACTS_FROM:]),
+                replica.id,
+            )
+            for rows in parts
+            for row, task_id, credential, polls, polled_at, wants_status, opened_at, *rest in rows
+        ]
 
 
 def overdue(connection: Connection, replica: Replica, now: float, after: Overdue | None, limit: int) -> list[Overdue]:

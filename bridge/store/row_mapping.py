@@ -121,7 +121,7 @@ def facts_values(facts: TaskFacts) -> tuple[Any, ...]:
     return facts.model, facts.submitted_at, facts.finished_at, facts.seen_at, facts.task_class
 
 
-@lru_cache(maxsize=8192)  # rows of tasks that were submitted in the same second are often equal, and lie close together
+@lru_cache(maxsize=8192)  # tasks of one model that were submitted in the same second have equal facts, in near rows
 def facts_from(*values: Any) -> TaskFacts:
     """Returns the facts of the columns in FACTS. All tasks without facts share one object."""
     return NO_FACTS if values == _NO_VALUES else TaskFacts(*values)

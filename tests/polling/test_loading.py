@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from bridge.core.model import TaskFacts
+from bridge.core.schedule import PollEstimate
 from bridge.maintenance.replica_lease import ReplicaLease
 from bridge.store.lease import Lease
-from bridge.store.records import Changed, Settlement
+from bridge.store.records import Changed, Settlement, TaskView
 from tests.polling.harness import DONE, RUNNING, Harness
 
 
@@ -77,3 +79,25 @@ async def test_a_task_that_closes_while_the_keys_of_adopted_tasks_are_read_is_no
     monkeypatch.setattr(harness.store, "adopt", adopt)
     await lease.adopt()
     assert poller.owned == 0
+
+
+@pytest.mark.parametrize("ahead", [-3_600.0, 3_600.0])
+async def test_a_loaded_task_has_the_times_of_its_row(harness: Harness, ahead: float) -> None:
+    """The row may have been written before the wall clock was set."""
+    poller, now = harness.poller(), harness.store.now()
+    opened_at, polled_at = now + ahead, now + ahead + 60.0
+    facts = TaskFacts(submitted_at=opened_at - 30.0, task_class="amux 41 kling", model="kling")
+    row = TaskView("tsk_1", "task_1", "configured", polls=2, last_polled_at=polled_at, opened_at=opened_at, facts=facts)
+    task = poller._loader.create(row, None)
+    moment = poller._clocks.moment
+    assert task.born == pytest.approx(moment(opened_at - 30.0), abs=0.1)
+    assert task.started == pytest.approx(moment(polled_at), abs=0.1)
+    assert task.facts == facts
+    assert task.steps == PollEstimate(poller._policy).after(2, -60.0 - ahead)
+
+
+async def test_a_task_without_polls_is_as_old_as_its_first_registration(harness: Harness) -> None:
+    poller, opened_at = harness.poller(), harness.store.now() - 60.0
+    task = poller._loader.create(TaskView("tsk_1", "task_1", "configured", opened_at=opened_at), None)
+    assert task.born == pytest.approx(poller._clocks.moment(opened_at), abs=0.1)
+    assert (task.started, task.steps) == (None, 0)

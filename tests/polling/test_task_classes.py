@@ -40,7 +40,7 @@ def fixed_times(count: int, random: Random, start: float) -> list[float]:
 
 def task_of(classes: TaskClasses, facts: TaskFacts = NO_FACTS) -> PolledTask:
     task = PolledTask("tsk_1", "task_1", Credential("configured", None, configured=True))
-    classes.start(task, facts, classes._clocks.monotonic(), None)
+    classes.start(task, facts, classes._clocks.monotonic(), classes._clocks.offset())
     return task
 
 

@@ -282,8 +282,9 @@ MUTATIONS = (
         100,
         Change(
             "bridge.amux.batch_wire",
-            "        if not isinstance(row, dict) or (task_id := _id_of(row, ids)) is None:\n            continue\n",
-            '        task_id = sorted(ids)[len(records)] if len(records) < len(ids) else ""\n',
+            "        if not isinstance(row, dict) or (task_id := _id_of(row, asked.ids)) is None:\n"
+            "            continue\n",
+            '        task_id = sorted(asked.ids)[len(records)] if len(records) < len(asked.ids) else ""\n',
         ),
     ),
     Mutation(

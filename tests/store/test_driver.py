@@ -1,5 +1,6 @@
 """Statements that the driver executes itself: their errors, and statements for any number of keys."""
 
+from contextlib import closing, suppress
 from functools import partial
 
 import pytest
@@ -67,6 +68,36 @@ async def test_rows_in_parts_are_all_rows_in_order(store: Store) -> None:
     rows = [row for part in parts for row in part]
     assert rows == sorted(rows)
     assert len(set(rows)) == 7
+
+
+async def test_a_caller_can_stop_in_the_middle_of_the_parts(store: Store) -> None:
+    await store.register_all([new_watch(store) for _ in range(7)])
+    query = Query(select(watches.c.id))
+
+    def read(connection: Connection) -> int:
+        with suppress(ZeroDivisionError), closing(query.parts(connection, 3)) as parts:
+            assert len(next(parts)) == 3
+            raise ZeroDivisionError
+        with closing(query.parts(connection, 100)) as parts:
+            return len(next(parts))
+
+    assert store._database.read(read) == 7
+
+
+def test_postgres_keeps_the_rest_of_the_rows_until_the_iterator_is_closed(
+    postgres_server: PostgresServer, encryption_key: str
+) -> None:
+    database, _ = open_database(postgres_server.migrated(), [encryption_key])
+    cursors = partial(driver.fetch, statement="SELECT name FROM pg_cursors", parameters=())
+
+    def read(connection: Connection) -> None:
+        with closing(driver.fetch_parts(connection, "SELECT * FROM generate_series(1, 9)", (), 2)) as parts:
+            assert next(parts) == [(1,), (2,)]
+            assert cursors(connection) == [("parts",)]
+        assert cursors(connection) == []
+
+    database.read(read)
+    database.close()
 
 
 async def test_the_error_of_a_query_in_parts_is_that_of_sqlalchemy(store: Store) -> None:
