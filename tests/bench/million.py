@@ -45,10 +45,7 @@ def run(bench: Bench) -> Iterator[Row]:
             Bridge(bench.folder, bench.seeds.file(), settings) as empty,
             Bridge(bench.folder, database, settings) as bridge,
         ):
-            started = bridge.cpu() - empty.cpu()
-            what = f"start with {watches:,}: load and spread, CPU seconds more than with none"
-            target = MOST_START_SECONDS if watches == MILLION else None
-            yield Row("million", what, f"{started:.2f} s", measured=started, target=target, unit=" s")
+            yield _start(watches, "not described by amux yet", bridge, empty)
             wait_until(lambda: counts_of(amux).tasks >= watches, 600, "every task read once")
             yield from _round(bench, bridge, amux, watches)
             with Bridge(bench.folder, copy, {**settings, **every(float(NEVER)), "amux_batch": "off"}) as unread:
@@ -57,10 +54,24 @@ def run(bench: Bench) -> Iterator[Row]:
             yield from _registering(watches, *sides)
             for _ in range(bench.pick(1, 1, 3)):
                 yield _ends(bench, bridge, amux, watches)
+        described = bench.seeds.described(copy)
+        with (
+            Bridge(bench.folder, bench.seeds.file(), settings) as empty,
+            Bridge(bench.folder, described, settings) as bridge,
+        ):
+            yield _start(watches, "described by amux", bridge, empty)
 
 
 def _tasks(watches: int, urls: Sequence[str]) -> list[str]:
     return [f"{task} {urls[place % len(urls)]}" for place, task in enumerate(random_task_ids(watches))]
+
+
+def _start(watches: int, which: str, bridge: Bridge, empty: Bridge) -> Row:
+    started = bridge.cpu() - empty.cpu()
+    what = f"start with {watches:,} tasks, {which}: load and spread, CPU seconds more than with none"
+    target = MOST_START_SECONDS if watches == MILLION else None
+    cell = f"RSS {bridge.rss() / 1e6:,.0f} MB"
+    return Row("million", what, cell, measured=started, target=target, unit=" s")
 
 
 def _round(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Iterator[Row]:

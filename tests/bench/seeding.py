@@ -19,6 +19,7 @@ from typing import Any
 from bridge.core.event import terminal_event
 from bridge.core.ids import WATCH_ID_PREFIX, event_id
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskSnapshot, TaskStatus, Watch
+from bridge.core.task_class import class_by_record
 from bridge.core.watch import Ending
 from bridge.store.open import open_database
 from bridge.store.row_mapping import digest, events_text
@@ -32,6 +33,15 @@ _RANDOM_KEYS = frozenset({"ux_tasks_task_id"})
 _EVENTS = events_text(TERMINAL_EVENTS)
 _PAYLOAD_AT = 1_764_000_000.0
 _FIRST_EVENTS = {"e": 1, "p": 100_000_001}  # the first event number of watches with ended and with pending deliveries
+
+_PLATFORM, _MODEL = "kling", "kling-v1-6"
+# 300 tasks were submitted in each second, and their rows are one after the other.
+_DESCRIBE = """
+    UPDATE tasks
+    SET progress = rowid % 100, polls = 2 + rowid % 8, last_polled_at = opened_at + rowid % 60,
+        submitted_at = CAST(opened_at AS INTEGER) - rowid / 300, task_model = :model, task_class = :class
+    WHERE closed_at IS NULL
+"""
 
 Row = dict[str, Any]
 
@@ -59,6 +69,19 @@ class Seeds:
         # fills the file.
         run_once(LOADING, _fill_file, path, active, settled, dead, pending, seconds=1_800)
         return path
+
+    @staticmethod
+    def described(path: Path) -> Path:
+        """Makes a copy of a database whose rows have all that amux's records say of a running task."""
+        copy = path.with_suffix(".described")
+        shutil.copyfile(path, copy)
+        run_once(LOADING, _describe, copy, seconds=600)
+        return copy
+
+
+async def _describe(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(_DESCRIBE, {"model": _MODEL, "class": class_by_record(_PLATFORM, _MODEL)})
 
 
 async def _fill_file(
