@@ -20,7 +20,7 @@ NO_ROUTE_SECONDS = 60.0
 LONGEST_NO_ROUTE_SECONDS = 3_600.0  # a server without the route is asked once an hour
 # A batch may take a quarter of its interval. If amux needs longer, the next batch begins later.
 SLOW_FACTOR = 4.0
-# A million tasks in 28 s: 30 s are promised. Reading one takes up to 7 us of CPU, so three quarters of a core are left.
+# A million tasks in 28 s: 30 s are promised. Reading one takes 6 to 9 us of CPU, so two thirds of a core are left.
 SECONDS_FOR_A_TASK = 28e-6
 PROBE_TASKS = 20  # few, because they wait for an answer that may not come
 MAX_PLATFORMS = 100  # amux has about 60; further names are not tested

@@ -91,7 +91,8 @@ class PollEstimate:
     def __init__(self, policy: PollPolicy) -> None:
         self._policy = policy
         polls, seconds = self._counted(1, inf)
-        # After so many polls, which take `_growing_seconds`, delays do not grow any more. Infinity: they grow too long.
+        # After so many polls, which take `_growing_seconds`, delays do not grow any more. It is infinity if they grow
+        # for more than `_MAX_ESTIMATED_POLLS` polls: then each task is counted.
         self._longest_after = polls
         self._growing_seconds = seconds if polls <= _MAX_ESTIMATED_POLLS else inf
 

@@ -173,7 +173,7 @@ class BatchLanes:
             size = lane.health.size
             due = now + batch_round(batch_spacing(self._batch.interval, lane.tasks, size), lane.tasks, size)
             for task in added:
-                task.phase, task.running, task.due = Phase.BATCHED, None, due
+                task.phase, task.due = Phase.BATCHED, due
         for lane in self._lanes.values():
             if lane.waiting:
                 self._closed.add(lane, now)

@@ -45,7 +45,8 @@ def run(bench: Bench) -> Iterator[Row]:
             Bridge(bench.folder, bench.seeds.file(), settings) as empty,
             Bridge(bench.folder, database, settings) as bridge,
         ):
-            yield _start(watches, "not described by amux yet", bridge, empty)
+            cpu_of_none = empty.cpu()
+            yield _start(watches, "not described by amux yet", bridge, cpu_of_none)
             wait_until(lambda: counts_of(amux).tasks >= watches, 600, "every task read once")
             yield from _round(bench, bridge, amux, watches)
             with Bridge(bench.folder, copy, {**settings, **every(float(NEVER)), "amux_batch": "off"}) as unread:
@@ -54,20 +55,16 @@ def run(bench: Bench) -> Iterator[Row]:
             yield from _registering(watches, *sides)
             for _ in range(bench.pick(1, 1, 3)):
                 yield _ends(bench, bridge, amux, watches)
-        described = bench.seeds.described(copy)
-        with (
-            Bridge(bench.folder, bench.seeds.file(), settings) as empty,
-            Bridge(bench.folder, described, settings) as bridge,
-        ):
-            yield _start(watches, "described by amux", bridge, empty)
+        with Bridge(bench.folder, bench.seeds.described(copy), settings) as bridge:
+            yield _start(watches, "described by amux", bridge, cpu_of_none)
 
 
 def _tasks(watches: int, urls: Sequence[str]) -> list[str]:
     return [f"{task} {urls[place % len(urls)]}" for place, task in enumerate(random_task_ids(watches))]
 
 
-def _start(watches: int, which: str, bridge: Bridge, empty: Bridge) -> Row:
-    started = bridge.cpu() - empty.cpu()
+def _start(watches: int, which: str, bridge: Bridge, cpu_of_none: float) -> Row:
+    started = bridge.cpu() - cpu_of_none
     what = f"start with {watches:,} tasks, {which}: load and spread, CPU seconds more than with none"
     target = MOST_START_SECONDS if watches == MILLION else None
     cell = f"RSS {bridge.rss() / 1e6:,.0f} MB"

@@ -1,4 +1,4 @@
-"""Tasks that close while the store's answer about them is under way are not polled again."""
+"""What a task has after it was loaded. A task that closes while the store's answer is under way is not polled again."""
 
 import asyncio
 from typing import Any
