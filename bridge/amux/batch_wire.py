@@ -20,6 +20,7 @@ from bridge.core.batch_lane import (
     BatchFailed,
     BatchObservation,
     BatchTooLarge,
+    BatchUnchanged,
     NoBatchRoute,
     TaskMissing,
     TooManyTasks,
@@ -37,11 +38,15 @@ _ENVELOPE: Mapping[str, Any] = {"code": "success"}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a batch request asked for: the ids of tasks, at this base URL, with the key that `removal` removes."""
+    """What a batch request asked for: the ids of tasks, at this base URL, with the key that `removal` removes.
+
+    `digest` is that of the last answer about the same tasks; None if it does not matter.
+    """
 
     ids: frozenset[str]
     base_url: str
     removal: KeyRemoval
+    digest: int | None = None
 
 
 def observe_batch(
@@ -49,7 +54,7 @@ def observe_batch(
 ) -> BatchObservation:
     """Returns the observation of an answer, without the key; see `wire.observe` for the other arguments."""
     observation = _observe(status, content_type, body, asked, retry_after)
-    if isinstance(observation, BatchAnswer | BatchTooLarge):
+    if isinstance(observation, BatchAnswer | BatchUnchanged | BatchTooLarge):
         return observation
     return replace(observation, message=asked.removal.text(observation.message))
 
@@ -70,6 +75,8 @@ def _on_success(content_type: str, body: bytes, asked: Asked) -> BatchObservatio
     if body and kind == "html":
         return NoBatchRoute("html", f"amux answered with a web page on {PATH}")
     body = body if kind == "json" else b""
+    if asked.digest is not None and hash(body) == asked.digest:
+        return BatchUnchanged(len(body), len(asked.ids))
     return _read_usual_rows(body, asked) or _read_by_general_rules(body, asked)
 
 
@@ -82,7 +89,8 @@ def _read_usual_rows(body: bytes, asked: Asked) -> BatchAnswer | None:
     has_one_row_of_each = len(usual.records) + len(usual.others) == len(rows)
     if not (usual.records and has_one_row_of_each and usual.records.keys() <= asked.ids):
         return None
-    answer = BatchAnswer({}, len(body), usual.records, usual.submitted, usual.platforms)
+    digest = None if usual.others else hash(body)
+    answer = BatchAnswer({}, len(body), usual.records, usual.submitted, usual.platforms, digest)
     if usual.others:
         raw = raw_rows(body)
         try:

@@ -36,7 +36,7 @@ from bridge.amux.batch_wire import Asked, observe_batch
 from bridge.amux.inflate import TooLarge, inflate
 from bridge.amux.key_removal import KeyRemoval
 from bridge.amux.wire import observe
-from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, BatchTooLarge
+from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, BatchTooLarge, BatchUnchanged
 from bridge.core.errors import BridgeError
 from bridge.core.model import KeyRefused, Observation, TaskRecord, TransientError
 from bridge.core.retry_after import retry_after_seconds
@@ -130,8 +130,10 @@ class AmuxClient:
             self._log_failure(observation, response, task_id)
         return self._key_removal(key).observation(observation)
 
-    async def read_many(self, task_ids: Sequence[str], key: str) -> BatchObservation:
+    async def read_many(self, task_ids: Sequence[str], key: str, digest: int | None = None) -> BatchObservation:
         """Asks once, with `key`, for the records of one or more tasks, and returns the observation.
+
+        With the `digest` of the last answer about the same tasks, an answer that is the same is not read again.
 
         A failure of amux or of the network is not raised: it is a BatchFailed. If a kept connection breaks before the
         answer begins, the request is sent once more, because it changes nothing at amux.
@@ -145,8 +147,8 @@ class AmuxClient:
                 body = await _body(response, MAX_BATCH_BYTES)
         except (*CLIENT_ERRORS, ValueError) as error:
             return BatchFailed(*explain_client_error(error, self._host, self._timeouts.seconds))
-        observation = self._observe_batch(response, body, task_ids, key)
-        if isinstance(observation, BatchAnswer):
+        observation = self._observe_batch(response, body, task_ids, key, digest)
+        if isinstance(observation, BatchAnswer | BatchUnchanged):
             return observation
         _log.event(
             "batch_without_records",
@@ -210,7 +212,7 @@ class AmuxClient:
         return request_head(METH_POST, self._batch_path, headers) + data
 
     def _observe_batch(
-        self, response: HttpAnswer, body: bytes | None, task_ids: Sequence[str], key: str
+        self, response: HttpAnswer, body: bytes | None, task_ids: Sequence[str], key: str, digest: int | None
     ) -> BatchObservation:
         """Returns the observation of a whole answer. `body` is None if it was too long."""
         status, headers = response.status, response.headers
@@ -227,7 +229,7 @@ class AmuxClient:
             status,
             headers.get(CONTENT_TYPE, ""),
             plain,
-            Asked(frozenset(task_ids), self._base_url, self._key_removal(key)),
+            Asked(frozenset(task_ids), self._base_url, self._key_removal(key), digest),
             retry_after,
         )
 

@@ -65,6 +65,8 @@ class BatchAnswer:
 
     Each task is in one of two mappings by task id: `records` has whole records, `running` has shared ones. For the
     tasks in `running`, `submitted` has the time of submission, and `platforms` has the names of their platforms.
+
+    `digest` is a hash of the body; None if the answer has not only usual rows of running tasks.
     """
 
     records: Mapping[str, TaskRecord]
@@ -72,6 +74,7 @@ class BatchAnswer:
     running: Mapping[str, RunningRecord] = field(default_factory=dict)
     submitted: Mapping[str, float] = field(default_factory=dict)
     platforms: frozenset[str] = frozenset()
+    digest: int | None = None
 
     @property
     def count(self) -> int:
@@ -84,6 +87,17 @@ class BatchAnswer:
         if running is None:
             return self.records.get(task_id)
         return running.record._replace(submitted_at=self.submitted[task_id])
+
+
+@dataclass(frozen=True, slots=True)
+class BatchUnchanged:
+    """An answer with the same body as the last one about the same tasks, which all run.
+
+    `size` is in bytes, `count` the number of the tasks.
+    """
+
+    size: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +141,9 @@ class TaskMissing:
     message: str
 
 
-BatchObservation: TypeAlias = BatchAnswer | NoBatchRoute | BatchFailed | BatchTooLarge | TooManyTasks | TaskMissing
+BatchObservation: TypeAlias = (
+    BatchAnswer | BatchUnchanged | NoBatchRoute | BatchFailed | BatchTooLarge | TooManyTasks | TaskMissing
+)
 
 
 # --- whether a credential has a batch lane ------------------------------------------------------------------------
@@ -191,7 +207,7 @@ def health_after(
     if request.began < health.since:
         return health
     match observation:
-        case BatchAnswer():
+        case BatchAnswer() | BatchUnchanged():
             return _after_answer(health, request, observation, policy)
         case TaskMissing() if health.is_open:
             return health
@@ -217,7 +233,9 @@ def health_after(
     return replace(closed, asks_at=request.ended + pause)
 
 
-def _after_answer(health: LaneHealth, request: BatchRequest, answer: BatchAnswer, policy: BatchPolicy) -> LaneHealth:
+def _after_answer(
+    health: LaneHealth, request: BatchRequest, answer: BatchAnswer | BatchUnchanged, policy: BatchPolicy
+) -> LaneHealth:
     weight = answer.size / max(answer.count, 1)
     if health.record_bytes:
         weight = (weight + health.record_bytes) / 2

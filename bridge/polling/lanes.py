@@ -34,7 +34,7 @@ from bridge.core.model import Observation, TaskRecord
 from bridge.core.schedule import JITTER_SHARE, PollPolicy
 from bridge.polling.lane_log import LaneLog
 from bridge.polling.lane_schedule import ClosedLanes, DueLanes
-from bridge.polling.state import Credential, CredentialLane, Phase, PolledTask
+from bridge.polling.state import Credential, CredentialLane, LastAnswer, Phase, PolledTask
 from bridge.polling.task_classes import TaskClasses
 
 # A probe waits this long for a second due task, because an answer about two ids shows more than one about one id.
@@ -51,6 +51,7 @@ class Batch:
     """One request for several tasks. `due` is when the tasks are read next.
 
     `was_due` is when the request was due, `began` when it began. `is_probe`: it tests whether there is a batch route.
+    `last` is the last answer, if that was about the same tasks.
     """
 
     credential: Credential
@@ -60,6 +61,7 @@ class Batch:
     began: float
     is_probe: bool
     due: float = 0.0
+    last: LastAnswer | None = None
 
 
 @dataclass(slots=True)
@@ -253,15 +255,17 @@ class BatchLanes:
                 continue
             is_open = lane.health.is_open
             size = lane.health.size if is_open else min(lane.health.size, PROBE_TASKS)
-            tasks = lane.take(size)
+            tasks, last = lane.take(size)
             if tasks:
                 for task in tasks:
                     task.phase = _POLLING
+                    if task.running is None:  # something has changed since the last answer
+                        last = None
                 lane.requests, lane.in_requests = lane.requests + 1, lane.in_requests + len(tasks)
                 lane.began, lane.taken_over = begun_on_time(was_due, now, lane.spacing), 0
                 if lane.waiting and is_open:
                     self._due.put(lane, lane.began + lane.spacing)
-                batch = Batch(lane.credential, lane, tasks, was_due, now, is_probe=not is_open)
+                batch = Batch(lane.credential, lane, tasks, was_due, now, is_probe=not is_open, last=last)
                 self._under_way.add(batch)
                 return batch
         return None

@@ -15,7 +15,7 @@ from bridge.aio.system import SYSTEM, System
 from bridge.aio.threads import Runner, parts_with_pauses
 from bridge.aio.worker_pool import WorkerPool
 from bridge.amux.client import AmuxClient
-from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchPolicy
+from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchPolicy, BatchUnchanged
 from bridge.core.errors import StoreUnavailable
 from bridge.core.health import HealthReason
 from bridge.core.model import KeyRefused, TaskRecord, TransientError
@@ -41,8 +41,7 @@ from bridge.store.records import TaskView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
-KEPT_AT_ONCE = 500  # tasks of a batch that still run; they take 0.5 ms
-HANDLED_AT_ONCE = 500  # other tasks of a batch; they take 5 ms
+HANDLED_AT_ONCE = 500  # tasks of a batch; those that changed take 5 ms
 NO_KEY = KeyRefused("the bridge has no amux key for this task")
 
 _log = get_logger("polling")
@@ -262,7 +261,9 @@ class Poller:
             lanes.finish(batch, batch.began)
             return
         try:
-            observation = await self._client.read_many([task.task_id for task in batch.tasks], key)
+            observation = await self._client.read_many(
+                [task.task_id for task in batch.tasks], key, self._handler.last_digest(batch)
+            )
         except Exception as error:  # noqa: BLE001  as in a single poll
             _log.event(
                 "batch_failed",
@@ -278,6 +279,8 @@ class Poller:
         if isinstance(observation, BatchAnswer):
             credential.accepted = True
             await self._handle_answer(lanes, batch, observation, now)
+        elif isinstance(observation, BatchUnchanged):
+            self._handler.keep_unchanged(batch)
         else:
             self._handler.handle_batch(batch, lanes.results(batch, batch.tasks, observation), now)
         self._handler.check_closed_after_batch(batch.tasks)
@@ -285,11 +288,9 @@ class Poller:
         self._schedule.release_closed_lanes()
 
     async def _handle_answer(self, lanes: BatchLanes, batch: Batch, answer: BatchAnswer, now: float) -> None:
-        """Handle the records of a batch in parts. Other work runs before each part."""
-        others: list[PolledTask] = []
-        for tasks in _parts(batch.tasks, KEPT_AT_ONCE):
-            await asyncio.sleep(0)
-            others += self._handler.keep_running(batch, tasks, answer)
+        """Handle the records of a batch. Other work runs before, and before each part of the tasks with a change."""
+        await asyncio.sleep(0)
+        others = self._handler.keep_running(batch, answer)
         for tasks in _parts(others, HANDLED_AT_ONCE):
             await asyncio.sleep(0)
             self._handler.handle_batch(batch, lanes.results(batch, tasks, answer), now)

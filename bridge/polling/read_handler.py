@@ -16,7 +16,7 @@ from bridge.polling.anomalies import Anomalies
 from bridge.polling.lanes import Batch, BatchResult
 from bridge.polling.live_failures import confirm_live_failure
 from bridge.polling.result_writer import PendingSettlement, PendingStatus, ResultWriter
-from bridge.polling.running_tasks import keep_running
+from bridge.polling.running_tasks import keep_running, keep_unchanged
 from bridge.polling.schedule import PollSchedule
 from bridge.polling.state import Phase, PolledTask
 from bridge.polling.task_classes import TaskClasses
@@ -132,11 +132,28 @@ class ReadHandler:
         else:
             self.reschedule(task, task.due)
 
-    def keep_running(self, batch: Batch, tasks: Sequence[PolledTask], answer: BatchAnswer) -> Sequence[PolledTask]:
-        """Keep the tasks in their lane that still run without a change; return the others."""
-        if self._to_check or self._anomalies.misrouted or batch.credential.blocked or not batch.lane.health.is_open:
-            return tasks
-        return keep_running(batch, tasks, answer)
+    def keep_running(self, batch: Batch, answer: BatchAnswer) -> Sequence[PolledTask]:
+        """Keep the tasks of a batch in their lane that still run without a change; return the others."""
+        return keep_running(batch, answer) if self._may_keep(batch) else batch.tasks
+
+    def last_digest(self, batch: Batch) -> int | None:
+        """Return the digest of the last answer about the tasks of a batch; None if the same answer must be read."""
+        last = batch.last
+        is_valid = last is not None and last.platforms is batch.lane.platforms and self._may_keep(batch)
+        return last.digest if last is not None and is_valid else None
+
+    def keep_unchanged(self, batch: Batch) -> None:
+        """Keep the tasks of a batch in their lane after an answer with the digest of the last one.
+
+        Tasks for which something has changed since the request are the next to be read.
+        """
+        others = batch.tasks if self.last_digest(batch) is None else keep_unchanged(batch)
+        batch.lane.put_back([task for task in others if task.phase is Phase.POLLING])
+
+    def _may_keep(self, batch: Batch) -> bool:
+        """Whether tasks that run without a change are simply kept in their lane."""
+        is_good = batch.lane.health.is_open and not batch.credential.blocked
+        return is_good and not (self._to_check or self._anomalies.misrouted)
 
     def handle_batch(self, batch: Batch, results: Sequence[BatchResult], now: float) -> None:
         """Act on the results of a batch. Tasks that must be read singly are read at once."""

@@ -11,19 +11,20 @@ from bridge.core.model import TaskRecord, TaskSnapshot
 from bridge.core.snapshots import with_progress
 from bridge.core.watch import still_runs
 from bridge.polling.lanes import Batch
-from bridge.polling.state import Phase, PolledTask
+from bridge.polling.state import LastAnswer, Phase, PolledTask
+
+_POLLING = Phase.POLLING  # the look-up of a member takes 0.1 µs
 
 
-def keep_running(batch: Batch, tasks: Sequence[PolledTask], answer: BatchAnswer) -> Sequence[PolledTask]:
-    """Keep these tasks of a batch in their lane, which must be open. Return the others, and do nothing with them."""
-    lane, began, due = batch.lane, batch.began, batch.due
+def keep_running(batch: Batch, answer: BatchAnswer) -> Sequence[PolledTask]:
+    """Keep tasks of a batch in their lane, which must be open. Return the others, and do nothing with them."""
+    platforms, digest = batch.lane.platforms, answer.digest
     kept, others = [], []
-    recorded = lane.platforms.recorded
+    recorded = platforms.recorded
     running = answer.running if answer.platforms <= recorded else {}
-    polling, batched = Phase.POLLING, Phase.BATCHED  # looked up once: 0.1 µs each
-    for task in tasks:
+    for task in batch.tasks:
         found, known = running.get(task.task_id), task.running
-        if task.phase is not polling:  # it was dropped meanwhile
+        if task.phase is not _POLLING:  # it was dropped meanwhile
             others.append(task)
             continue
         if found is None or found is not known:
@@ -32,12 +33,33 @@ def keep_running(batch: Batch, tasks: Sequence[PolledTask], answer: BatchAnswer)
             elif not _take_progress(task, answer, recorded):
                 others.append(task)
                 continue
+            elif task.running is None:
+                digest = None
+        kept.append(task)
+    _keep(batch, kept, None if digest is None or others else LastAnswer(digest, platforms))
+    return others
+
+
+def keep_unchanged(batch: Batch) -> Sequence[PolledTask]:
+    """Do the same as `keep_running` after an answer that is the same as the last one about the tasks of a batch.
+
+    The other tasks need an answer that is read: something about them has changed meanwhile.
+    """
+    kept: list[PolledTask] = []
+    others: list[PolledTask] = []
+    for task in batch.tasks:
+        (kept if task.phase is _POLLING and task.running is not None else others).append(task)
+    _keep(batch, kept, None if others else batch.last)
+    return others
+
+
+def _keep(batch: Batch, tasks: Sequence[PolledTask], last: LastAnswer | None) -> None:
+    began, due, batched = batch.began, batch.due, Phase.BATCHED
+    for task in tasks:
         task.batch_polls += 1
         task.started = task.seen_running = began
         task.due, task.phase = due, batched
-        kept.append(task)
-    lane.extend(kept)
-    return others
+    batch.lane.extend(tasks, last)
 
 
 def _take_progress(task: PolledTask, answer: BatchAnswer, recorded: frozenset[str]) -> bool:

@@ -177,7 +177,15 @@ def next_poll_of(task: PolledTask, now: float) -> float | None:
 # --- batch lanes ------------------------------------------------------------------------------------------------------
 
 
-class CredentialLane(TaskQueue[PolledTask]):
+@dataclass(frozen=True, slots=True)
+class LastAnswer:
+    """The last answer about some tasks, which all run. `platforms` are what was known about the platforms then."""
+
+    digest: int
+    platforms: Platforms
+
+
+class CredentialLane(TaskQueue[PolledTask, LastAnswer]):
     """The lane of one credential: its tasks, and what was learned about the batch route with its key."""
 
     __slots__ = (

@@ -24,6 +24,7 @@ from bridge.core.batch_lane import (
     BatchAnswer,
     BatchFailed,
     BatchObservation,
+    BatchUnchanged,
     Lane,
     NoBatchRoute,
     TaskMissing,
@@ -301,7 +302,7 @@ class Metrics:
 def batch_result(observation: BatchObservation) -> str:
     """Returns the label for a batch's result, one of BATCH_RESULTS."""
     match observation:
-        case BatchAnswer():
+        case BatchAnswer() | BatchUnchanged():
             return "seen"
         case NoBatchRoute() | TooManyTasks() | TaskMissing():
             return "no_route"

@@ -8,7 +8,14 @@ import orjson
 import pytest
 
 from bridge.amux.client import MAX_BATCH_BYTES
-from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, BatchTooLarge, NoBatchRoute
+from bridge.core.batch_lane import (
+    BatchAnswer,
+    BatchFailed,
+    BatchObservation,
+    BatchTooLarge,
+    BatchUnchanged,
+    NoBatchRoute,
+)
 from bridge.core.model import TaskStatus
 from bridge.sandbox import Behaviour, Platform, Sandbox
 from tests.amux.harness import KEY, MakeClient, answer
@@ -59,6 +66,33 @@ async def test_only_the_names_that_hold_the_key_are_removed_from_the_records(
     named = [(records[task_id].model, records[task_id].platform) for task_id in ids]
     usual = ("kling-v1", "50")
     assert named == [usual, (None, None), usual, (None, None), (None, "50"), usual]
+
+
+async def test_an_answer_that_is_the_same_as_the_last_one_is_not_read_again(
+    start_server: StartServer, make_client: MakeClient
+) -> None:
+    row = ROWS[0] | USUAL | {"task_id": "task_1"}
+    bodies = [orjson.dumps({"code": "success", "data": [row | more]}) for more in ({}, {"quota": 1})]
+    other_kind = answer(bodies[0], Content_Type="text/html")
+    answers = [answer(bodies[0]), answer(bodies[0]), answer(bodies[1]), answer(bodies[0], "500 Oops"), other_kind]
+    client = make_client((await start_server(*answers)).url)
+    first = await client.read_many(["task_1"], KEY)
+    assert isinstance(first, BatchAnswer)
+    assert first.digest is not None
+    found = [await client.read_many(["task_1"], KEY, first.digest) for _ in range(4)]
+    assert found[0] == BatchUnchanged(len(bodies[0]), 1)
+    assert [type(each) for each in found[1:]] == [BatchAnswer, BatchFailed, NoBatchRoute]
+
+
+@pytest.mark.parametrize("more", [{"task_id": "task_2", "status": "SUCCESS"}, {"task_id": "task_2", "progress": 3}])
+async def test_an_answer_with_any_other_row_has_no_digest(
+    start_server: StartServer, make_client: MakeClient, more: dict[str, object]
+) -> None:
+    usual = ROWS[0] | USUAL
+    body = orjson.dumps({"code": "success", "data": [usual | {"task_id": "task_1"}, usual | more]})
+    found = await make_client((await start_server(answer(body))).url).read_many(["task_1", "task_2"], KEY)
+    assert isinstance(found, BatchAnswer)
+    assert (found.count, found.digest) == (2, None)
 
 
 async def test_the_base_urls_path_comes_before_the_route(start_server: StartServer, make_client: MakeClient) -> None:

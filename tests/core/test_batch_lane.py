@@ -19,6 +19,7 @@ from bridge.core.batch_lane import (
     BatchPolicy,
     BatchRequest,
     BatchTooLarge,
+    BatchUnchanged,
     LaneHealth,
     LaneState,
     NoBatchRoute,
@@ -70,6 +71,13 @@ def pauses(observation: BatchObservation, times: int) -> list[float]:
 def test_a_new_credential_may_be_asked_at_once_and_has_no_lane() -> None:
     assert NEW.may_ask(0.0)
     assert not NEW.is_open
+
+
+def test_an_answer_that_is_the_same_as_the_last_one_counts_like_that() -> None:
+    first = after(NEW, good(100, 86_000), 1.0, asked=100)
+    read, unchanged = (after(first, each, 2.0, asked=100) for each in (good(100, 90_000), BatchUnchanged(90_000, 100)))
+    assert read == unchanged
+    assert read.record_bytes == 880.0
 
 
 def test_a_record_opens_the_lane() -> None:

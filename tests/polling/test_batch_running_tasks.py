@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from bridge.amux.batch_wire import Asked, observe_batch
 from bridge.amux.key_removal import KeyRemoval
-from bridge.core.batch_lane import BatchAnswer, BatchObservation, BatchPolicy, reading_after_record
+from bridge.core.batch_lane import BatchAnswer, BatchObservation, BatchPolicy, BatchUnchanged, reading_after_record
 from bridge.core.model import Problem, TaskRecord, TaskStatus
 from bridge.core.snapshots import plain_snapshot
 from bridge.polling.lanes import Batch
-from bridge.polling.running_tasks import keep_running
+from bridge.polling.running_tasks import keep_running, keep_unchanged
 from bridge.polling.shared import NO_CLASS, TaskClass
 from bridge.polling.state import Credential, CredentialLane, Phase, PolledTask
 from tests.polling.batch_amux import row
@@ -39,10 +39,10 @@ EVENTS = ["new watch", "deadline", "live platform", "failed batch", "single poll
 STEPS = st.lists(st.one_of(st.sampled_from(CHANGES), st.sampled_from(EVENTS)), max_size=12)
 
 
-def read(change: dict[str, Any]) -> BatchObservation:
-    """The observation of an answer with one row, which has this change."""
+def read(change: dict[str, Any], digest: int | None = None) -> BatchObservation:
+    """The observation of an answer with one row, which has this change. `digest` is that of the last answer."""
     body = orjson.dumps({"code": "success", "data": [row("task_1") | change]})
-    return observe_batch(200, "application/json", body, ASKED)
+    return observe_batch(200, "application/json", body, replace(ASKED, digest=digest))
 
 
 class World:
@@ -50,6 +50,7 @@ class World:
 
     def __init__(self, *, forgetful: bool = False) -> None:
         self.forgetful = forgetful
+        self.unchanged = 0  # answers that were not read, because they were the same as the last ones
         self.now = 0.0
         credential = Credential("configured", "key", configured=True)
         self.lane = credential.lane = CredentialLane(credential, BatchPolicy())
@@ -62,16 +63,23 @@ class World:
         """Read the task with an answer whose row has this change. Return whether it was kept as a running task."""
         if self.forgetful:
             self.task.running = None
-        answer = read(change)
         self.now += 1.0
-        tasks = self.lane.take(1)
+        tasks, last = self.lane.take(1)
         for task in tasks:
             task.phase = Phase.POLLING
+        if self.task.running is None or last is None or last.platforms is not self.lane.platforms:
+            last = None
+        answer = read(change, None if last is None else last.digest)
         batch = Batch(self.task.credential, self.lane, tasks, self.now, self.now, is_probe=False, due=self.now + 28.0)
+        batch.last = last
+        if isinstance(answer, BatchUnchanged):
+            self.unchanged += 1
+            assert not keep_unchanged(batch)
+            return True
         if not isinstance(answer, BatchAnswer):
             self.lane.put_back(tasks)
             return False
-        others = keep_running(batch, tasks, answer)
+        others = keep_running(batch, answer)
         for task in others:
             self._handle(task, answer)
         return not others
@@ -98,7 +106,7 @@ class World:
             case "live platform":
                 self.lane.platforms = self.lane.platforms.with_live("50")
             case "failed batch":
-                self.lane.put_back(self.lane.take(1))
+                self.lane.put_back(self.lane.take(1)[0])
             case "single poll" | "probe":
                 self.lane.take(1)
                 task.note(TaskRecord(TaskStatus.IN_PROGRESS, 77), self.now)
@@ -136,6 +144,8 @@ def test_a_task_whose_last_record_is_remembered_is_read_as_one_whose_is_forgotte
         assert kept == reference.apply(step), step
         assert world.state() == reference.state(), step
         event(f"kept: {kept}, remembered: {world.task.running is not None}")
+    event(f"unchanged: {world.unchanged > 0}")
+    assert not reference.unchanged
 
 
 @pytest.mark.parametrize("missed", ["new watch", "deadline", "live platform"])
@@ -144,6 +154,28 @@ def test_a_record_that_comes_again_is_not_skipped_after_an_event(missed: str) ->
     assert [world.batch({}) for _ in range(3)] == [False, True, True]
     world.apply(missed)
     assert not world.batch({})
+
+
+def test_an_answer_that_comes_again_is_not_read_again() -> None:
+    world = World()
+    answers: list[dict[str, Any]] = [{}, {}, {}, {}, {"progress": "31%"}, {"progress": "31%"}, {}]
+    assert [(world.batch(each), world.unchanged) for each in answers] == [
+        (False, 0),
+        (True, 0),
+        (True, 1),
+        (True, 2),
+        (True, 2),
+        (True, 3),
+        (True, 3),
+    ]
+    assert (world.task.snapshot.progress, world.task.polls, world.task.started) == (30, 7, 7.0)
+
+
+def test_an_answer_with_an_odd_row_is_read_again() -> None:
+    world = World()
+    for change in ({}, {}, {"progress": 40}, {"progress": 40}, {"progress": 40}):
+        world.batch(change)
+    assert (world.unchanged, world.task.polls) == (0, 5)
 
 
 def test_a_record_with_another_progress_is_kept() -> None:
@@ -166,8 +198,8 @@ def test_a_dropped_task_is_not_kept() -> None:
     assert [world.batch({}) for _ in range(2)] == [False, True]
     answer = read({})
     assert isinstance(answer, BatchAnswer)
-    tasks = world.lane.take(1)
+    tasks, _ = world.lane.take(1)
     world.task.phase = Phase.DROPPED
     batch = Batch(world.task.credential, world.lane, tasks, 9.0, 9.0, is_probe=False)
-    assert keep_running(batch, tasks, answer) == tasks
+    assert keep_running(batch, answer) == tasks
     assert (world.task.phase, world.lane.waiting) == (Phase.DROPPED, 0)

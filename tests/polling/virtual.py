@@ -34,7 +34,7 @@ class VirtualAmux:
     batch_answer: BatchObservation | None = None
     """The answer to every batch. None: the records of the batch's tasks."""
 
-    async def read_many(self, ids: Sequence[str], _key: str) -> BatchObservation:
+    async def read_many(self, ids: Sequence[str], _key: str, _digest: int | None = None) -> BatchObservation:
         self.batches.append((self.now, tuple(ids)))
         return self.batch_answer or BatchAnswer({each: self._record(each) for each in ids}, 860 * len(ids))
 

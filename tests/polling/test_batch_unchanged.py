@@ -1,0 +1,120 @@
+"""Answers to batches that are the same as the last ones: nothing is read from them, and no change is missed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from bridge.core.batch_lane import BatchObservation, BatchUnchanged
+from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome
+from tests.polling.batch_amux import Bench, row, rows
+from tests.store.builders import register
+
+OTHER_CALLBACK = "http://receiver.example/other"
+IDS = ("task_1", "task_2", "task_3")
+STATUS_EVENTS = TERMINAL_EVENTS | {EventType.QUEUED, EventType.IN_PROGRESS}
+
+
+@pytest.fixture
+def answers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[BatchObservation]:
+    """The observations of all batches of `bench`."""
+    found: list[BatchObservation] = []
+    read_many = bench.poller._client.read_many
+
+    async def noted(task_ids: Sequence[str], key: str, digest: int | None = None) -> BatchObservation:
+        found.append(await read_many(task_ids, key, digest))
+        return found[-1]
+
+    monkeypatch.setattr(bench.poller._client, "read_many", noted)
+    return found
+
+
+async def unchanged(bench: Bench, answers: list[BatchObservation], more: int = 2) -> None:
+    """Wait until `more` further answers in a row were the same as the ones before."""
+    count = len(answers) + more
+    await bench.harness.until(
+        lambda: len(answers) >= count and all(isinstance(each, BatchUnchanged) for each in answers[-more:])
+    )
+
+
+async def test_tasks_whose_answers_stay_the_same_are_read_on_until_they_end(
+    bench: Bench, answers: list[BatchObservation]
+) -> None:
+    await bench.register(*IDS)
+    await unchanged(bench, answers)
+    task = bench.task("task_2")
+    polls, started = task.polls, task.started
+    await unchanged(bench, answers, more=3)
+    assert task.polls >= polls + 3
+    assert task.started is not None
+    assert task.started == task.seen_running != started
+    bench.amux.batch = lambda ids: rows(*(row(each, progress="60%") for each in ids))
+    await bench.harness.until(lambda: task.snapshot.progress == 60)
+    await unchanged(bench, answers)
+    bench.amux.batch = lambda ids: rows(*(row(each, "SUCCESS" if each == "task_2" else "IN_PROGRESS") for each in ids))
+    await bench.harness.until(lambda: bench.poller.owned == 2)
+    assert await bench.outcomes() == {"task_1": None, "task_2": Outcome.COMPLETED, "task_3": None}
+    await unchanged(bench, answers)
+    bench.amux.batch = lambda ids: rows(*(row(each, "FAILURE") for each in ids))
+    await bench.end()
+
+
+async def test_a_watch_that_came_during_an_unchanged_answer_gets_its_status_event(
+    bench: Bench, answers: list[BatchObservation]
+) -> None:
+    await bench.register(*IDS)
+    await unchanged(bench, answers)
+    bench.amux.gate.clear()
+    asked = len(bench.amux.batches)
+    await bench.harness.until(lambda: len(bench.amux.batches) > asked)
+    new = bench.harness.new_watch("task_1", events=STATUS_EVENTS)
+    watch = await register(bench.harness.store, replace(new, watch=replace(new.watch, callback_url=OTHER_CALLBACK)))
+    assert watch.task is not None
+    bench.poller.add(watch.task)
+    bench.amux.gate.set()
+    await bench.harness.until(lambda: "video.in_progress" in bench.harness.event_types(watch))
+
+
+async def test_a_task_that_was_dropped_during_an_unchanged_answer_is_read_no_more(
+    bench: Bench, answers: list[BatchObservation]
+) -> None:
+    await bench.register(*IDS)
+    await unchanged(bench, answers)
+    bench.amux.gate.clear()
+    asked = len(bench.amux.batches)
+    await bench.harness.until(lambda: len(bench.amux.batches) > asked)
+    bench.poller.drop(bench.task("task_3").row)
+    bench.amux.gate.set()
+    await bench.batched("task_1", "task_2", more=3)
+    assert sorted(bench.amux.batches[-1]) == ["task_1", "task_2"]
+    await unchanged(bench, answers)
+
+
+async def test_a_task_whose_watch_is_cancelled_during_an_unchanged_answer_is_checked(
+    bench: Bench, answers: list[BatchObservation]
+) -> None:
+    await bench.register(*IDS)
+    await unchanged(bench, answers)
+    bench.amux.gate.clear()
+    asked = len(bench.amux.batches)
+    await bench.harness.until(lambda: len(bench.amux.batches) > asked)
+    await bench.harness.store.cancel(bench.watches["task_1"].watch.id, None)
+    bench.poller.check_closed(bench.watches["task_1"].view.task.row)
+    bench.amux.gate.set()
+    await bench.harness.until(lambda: bench.poller.owned == 2)
+    await unchanged(bench, answers)
+
+
+async def test_a_platform_that_turns_out_to_be_live_ends_its_batches(
+    bench: Bench, answers: list[BatchObservation]
+) -> None:
+    await bench.register(*IDS)
+    await unchanged(bench, answers)
+    lane = bench.task("task_1").credential.lane
+    assert lane is not None
+    bench.amux.gate.clear()
+    asked = len(bench.amux.batches)
+    await bench.harness.until(lambda: len(bench.amux.batches) > asked)
+    lane.platforms = lane.platforms.with_live("50")
+    bench.amux.gate.set()
+    await bench.polled(*IDS)
