@@ -12,7 +12,7 @@ from tests.bench.processes import Child
 from tests.bench.receiver import start_receivers
 from tests.bench.seeding import random_task_ids
 from tests.bench.table import Row
-from tests.bench.upstream import Ends, counts_of, upstream
+from tests.bench.upstream import Ends, NewProgress, counts_of, upstream
 
 MILLION = 1_000_000
 MOST_BYTES = 1e9
@@ -49,6 +49,7 @@ def run(bench: Bench) -> Iterator[Row]:
             yield _start(watches, "not described by amux yet", bridge, cpu_of_none)
             wait_until(lambda: counts_of(amux).tasks >= watches, 600, "every task read once")
             yield from _round(bench, bridge, amux, watches)
+            yield from _reads(bench, bridge, amux)
             with Bridge(bench.folder, copy, {**settings, **every(float(NEVER)), "amux_batch": "off"}) as unread:
                 sides = [Registering(one, amux, CONNECTIONS) for one in (bridge, empty, unread)]
                 register_in_turns(bench, sides)
@@ -84,6 +85,20 @@ def _round(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Iterator[
     rss = bridge.rss()
     cells = f"{watches:,} watches: RSS", f"{rss / watches:,.0f} bytes each"
     yield Row("million", *cells, measured=rss / 1e6, target=MOST_BYTES / 1e6, unit=" MB")
+
+
+def _reads(bench: Bench, bridge: Bridge, amux: Child) -> Iterator[Row]:
+    """Measures the CPU of reads whose answers are all new, and of reads as amux answers: nearly all are as before."""
+    for always, which in ((True, "each record has a new progress"), (False, "one task a second has a new progress")):
+        amux.ask(NewProgress(always))
+        # The first round after a change of the stand-in is another one than those that follow.
+        before = counts_of(amux).reads
+        wait_until(lambda: counts_of(amux).reads - before >= counts_of(amux).tasks, 600, "a round")  # noqa: B023
+        meter, reads = bridge.meter(), counts_of(amux).reads
+        time.sleep(bench.pick(0.2, 5.0, 15.0))
+        used, reads = meter.read(), counts_of(amux).reads - reads
+        cell = f"{used.cpu / max(reads, 1) * 1e6:.1f} µs of CPU a task, {used.share:.0%} of a core"
+        yield Row("million", f"{reads / used.wall:,.0f} reads a second, {which}", cell)
 
 
 def _registering(watches: int, beside: Registering, empty: Registering, unread: Registering) -> Iterator[Row]:

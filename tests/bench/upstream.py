@@ -2,7 +2,8 @@
 
 A task whose id ends in `-<Unix milliseconds>` is completed from then on. The request `Ends` makes other tasks end: so
 many a second, each when it is read. With `batch` the stand-in has the batch route. Each task has its own submission
-time and its own progress, which grows once a minute.
+time and its own progress. One task has a new progress each second: amux asks the vendors about its tasks one after the
+other, with a second between. After the request `NewProgress` each read of a task brings a new one.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ _HEAD = (
     b"X-Oneapi-Request-Id: 20261123150405000000000bench\r\n\r\n"
 )
 _STALL_CHECK_SECONDS = 0.01
+_SWEEP_SECONDS = 1.0
 _SUBMITTED = 1764000000
 _VIDEO = b"https://cdn.example.com/v/4711.mp4"
 
@@ -62,6 +64,13 @@ class Ends:
     a_second: float
 
 
+@dataclass(frozen=True)
+class NewProgress:
+    """A request to give a task a new progress at each read, if `always`, or only to one task each second."""
+
+    always: bool
+
+
 class _State:
     """The state that all connections share."""
 
@@ -74,6 +83,9 @@ class _State:
         self.at_a_time = 0
         self.most_at_a_time = 0
         self.ends_a_second = 0.0
+        self.always_new = False
+        self._grown: dict[bytes, int] = {}
+        self._grew_at = time.monotonic()
         self._ended: set[bytes] = set()
         self._may_end = 0.0
         self._counted_at = time.monotonic()
@@ -102,6 +114,9 @@ class _State:
         if isinstance(request, Ends):
             self.ends_a_second, self._may_end, self._counted_at = request.a_second, 0.0, time.monotonic()
             return len(self._ended)
+        if isinstance(request, NewProgress):
+            self.always_new = request.always
+            return None
         arrivals = self.arrivals if request == "arrivals" else []
         delays = list(self.delays.values()) if request == "delays" else []
         return Counts(
@@ -136,12 +151,21 @@ class _State:
             self.widest_gap = now - before
         _, _, ends = task.partition(b"-")
         number = hash(task)
-        submitted, progress = _SUBMITTED + number % 3600, (number + int(now) // 60 * 7) % 90
+        submitted, progress = _SUBMITTED + number % 3600, (number + self._growth(task, now)) % 90
         if ends and (late := time.time() - int(ends) / 1000) >= 0:
             self.delays.setdefault(task, late)
         elif not self._ends(task, now):
             return _ROW % (task, b"IN_PROGRESS", b"", submitted, b"%d%%" % progress)
         return _ROW % (task, b"SUCCESS", _VIDEO, submitted, b"100%")
+
+    def _growth(self, task: bytes, now: float) -> int:
+        """Returns how much the progress of a task has grown."""
+        if self.always_new:
+            return self.reads
+        if now - self._grew_at >= _SWEEP_SECONDS:
+            self._grew_at = now
+            self._grown[task] = self._grown.get(task, 0) + 7
+        return self._grown.get(task, 0)
 
     def _ends(self, task: bytes, now: float) -> bool:
         if self.ends_a_second:
