@@ -6,6 +6,7 @@ record says nothing about its task. Records may come in any order: each has its 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -40,7 +41,7 @@ _ENVELOPE: Mapping[str, Any] = {"code": "success"}
 class Asked:
     """What a batch request asked for: the ids of tasks, at this base URL, with the key that `removal` removes.
 
-    `digest` is that of the last answer about the same tasks; None if it does not matter.
+    `digest` is that of the last answer about the same tasks; None: the answer is read in any case.
     """
 
     ids: frozenset[str]
@@ -76,7 +77,11 @@ def _on_success(content_type: str, body: bytes, asked: Asked) -> BatchObservatio
         return NoBatchRoute("html", f"amux answered with a web page on {PATH}")
     body = body if kind == "json" else b""
     if asked.digest is not None and hash(body) == asked.digest:
-        return BatchUnchanged(len(body), len(asked.ids))
+        return BatchUnchanged(len(body), len(asked.ids), partial(_read_body, body, asked))
+    return _read_body(body, asked)
+
+
+def _read_body(body: bytes, asked: Asked) -> BatchObservation:
     return _read_usual_rows(body, asked) or _read_by_general_rules(body, asked)
 
 

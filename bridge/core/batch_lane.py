@@ -6,7 +6,7 @@ singly. A failed batch ends no watch. `core/watch.py` decides what a task's reco
 Moments are in seconds of one clock. Delays are in seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
@@ -20,11 +20,12 @@ NO_ROUTE_SECONDS = 60.0
 LONGEST_NO_ROUTE_SECONDS = 3_600.0  # a server without the route is asked once an hour
 # A batch may take a quarter of its interval. If amux needs longer, the next batch begins later.
 SLOW_FACTOR = 4.0
-# A million tasks in 28 s: 30 s are promised. Reading one takes 6 to 9 us of CPU, so two thirds of a core are left.
+# A million tasks in 28 s: 30 s are promised. Reading one takes 3 to 9 us of CPU, so two thirds of a core are left.
 SECONDS_FOR_A_TASK = 28e-6
 PROBE_TASKS = 20  # few, because they wait for an answer that may not come
 MAX_PLATFORMS = 100  # amux has about 60; further names are not tested
 _MAX_DOUBLINGS = 16
+_SIZE_TOLERANCE = 0.1
 
 
 class Lane(StrEnum):
@@ -66,7 +67,7 @@ class BatchAnswer:
     Each task is in one of two mappings by task id: `records` has whole records, `running` has shared ones. For the
     tasks in `running`, `submitted` has the time of submission, and `platforms` has the names of their platforms.
 
-    `digest` is a hash of the body; None if the answer has not only usual rows of running tasks.
+    `digest` is a hash of the body; None if any row is not a usual row of a running task.
     """
 
     records: Mapping[str, TaskRecord]
@@ -93,11 +94,12 @@ class BatchAnswer:
 class BatchUnchanged:
     """An answer with the same body as the last one about the same tasks, which all run.
 
-    `size` is in bytes, `count` the number of the tasks.
+    `size` is in bytes, `count` the number of the tasks. `read` returns the observation of the body.
     """
 
     size: int
     count: int
+    read: Callable[[], "BatchObservation"] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +240,12 @@ def _after_answer(
 ) -> LaneHealth:
     weight = answer.size / max(answer.count, 1)
     if health.record_bytes:
-        weight = (weight + health.record_bytes) / 2
-    fitting = int(min(TARGET_BYTES / max(weight, 1.0), policy.size, health.most))
-    size = max(1, min(fitting, 2 * max(request.asked, health.size)))
+        share = min(answer.count / health.size, 1.0) / 2  # an answer with few records says little about the others
+        weight = share * weight + (1 - share) * health.record_bytes
+    most = int(min(policy.size, health.most))
+    size = max(1, min(int(TARGET_BYTES / max(weight, 1.0)), most, 2 * max(request.asked, health.size)))
+    if abs(size - health.size) <= _SIZE_TOLERANCE * health.size and size < most >= health.size:
+        size = health.size  # so that the same tasks stay together
     if health.state is LaneState.OPEN:
         return replace(health, size=size, record_bytes=weight)
     return LaneHealth(size, LaneState.OPEN, since=request.ended, record_bytes=weight, most=health.most)

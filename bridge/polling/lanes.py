@@ -259,8 +259,6 @@ class BatchLanes:
             if tasks:
                 for task in tasks:
                     task.phase = _POLLING
-                    if task.running is None:  # something has changed since the last answer
-                        last = None
                 lane.requests, lane.in_requests = lane.requests + 1, lane.in_requests + len(tasks)
                 lane.began, lane.taken_over = begun_on_time(was_due, now, lane.spacing), 0
                 if lane.waiting and is_open:

@@ -262,7 +262,7 @@ class Poller:
             return
         try:
             observation = await self._client.read_many(
-                [task.task_id for task in batch.tasks], key, self._handler.last_digest(batch)
+                [task.task_id for task in batch.tasks], key, None if batch.last is None else batch.last.digest
             )
         except Exception as error:  # noqa: BLE001  as in a single poll
             _log.event(
@@ -276,15 +276,16 @@ class Poller:
         now = self._clock()
         self._metrics.count_batch(observation, len(batch.tasks), batch.began - batch.was_due, now - batch.began)
         lanes.apply_answer(batch, observation, now)
+        if isinstance(observation, BatchUnchanged) and not self._handler.keep_unchanged(batch):
+            observation = observation.read()
         if isinstance(observation, BatchAnswer):
             credential.accepted = True
             await self._handle_answer(lanes, batch, observation, now)
-        elif isinstance(observation, BatchUnchanged):
-            self._handler.keep_unchanged(batch)
-        else:
+        elif not isinstance(observation, BatchUnchanged):
             self._handler.handle_batch(batch, lanes.results(batch, batch.tasks, observation), now)
         self._handler.check_closed_after_batch(batch.tasks)
         lanes.finish(batch, now)
+        self._schedule.ensure_probe(credential)
         self._schedule.release_closed_lanes()
 
     async def _handle_answer(self, lanes: BatchLanes, batch: Batch, answer: BatchAnswer, now: float) -> None:

@@ -136,19 +136,12 @@ class ReadHandler:
         """Keep the tasks of a batch in their lane that still run without a change; return the others."""
         return keep_running(batch, answer) if self._may_keep(batch) else batch.tasks
 
-    def last_digest(self, batch: Batch) -> int | None:
-        """Return the digest of the last answer about the tasks of a batch; None if the same answer must be read."""
-        last = batch.last
-        is_valid = last is not None and last.platforms is batch.lane.platforms and self._may_keep(batch)
-        return last.digest if last is not None and is_valid else None
+    def keep_unchanged(self, batch: Batch) -> bool:
+        """Keep the tasks of a batch in their lane after an answer that is the same as the last one.
 
-    def keep_unchanged(self, batch: Batch) -> None:
-        """Keep the tasks of a batch in their lane after an answer with the digest of the last one.
-
-        Tasks for which something has changed since the request are the next to be read.
+        Return false, and do nothing, if this answer must be read.
         """
-        others = batch.tasks if self.last_digest(batch) is None else keep_unchanged(batch)
-        batch.lane.put_back([task for task in others if task.phase is Phase.POLLING])
+        return self._may_keep(batch) and keep_unchanged(batch)
 
     def _may_keep(self, batch: Batch) -> bool:
         """Whether tasks that run without a change are simply kept in their lane."""

@@ -40,17 +40,19 @@ def keep_running(batch: Batch, answer: BatchAnswer) -> Sequence[PolledTask]:
     return others
 
 
-def keep_unchanged(batch: Batch) -> Sequence[PolledTask]:
-    """Do the same as `keep_running` after an answer that is the same as the last one about the tasks of a batch.
+def keep_unchanged(batch: Batch) -> bool:
+    """Keep all tasks of a batch in their lane after an answer that is the same as the last one, without reading it.
 
-    The other tasks need an answer that is read: something about them has changed meanwhile.
+    Return false, and do nothing, if something else has changed since then. The answer must be read then.
     """
-    kept: list[PolledTask] = []
-    others: list[PolledTask] = []
+    last = batch.last
+    if last is None or last.platforms is not batch.lane.platforms:
+        return False
     for task in batch.tasks:
-        (kept if task.phase is _POLLING and task.running is not None else others).append(task)
-    _keep(batch, kept, None if others else batch.last)
-    return others
+        if task.phase is not _POLLING or task.running is None:
+            return False
+    _keep(batch, batch.tasks, last)
+    return True
 
 
 def _keep(batch: Batch, tasks: Sequence[PolledTask], last: LastAnswer | None) -> None:

@@ -222,7 +222,8 @@ class PollSchedule:
         if credential.blocked:
             credential.waiting.pop(task, None)
             if credential.probe is task:
-                self._choose_probe(credential)
+                credential.probe = None
+            self.ensure_probe(credential)
 
     def update_credential(self, task: PolledTask, observation: Observation, now: float) -> None:
         """Apply an answer to the credential of `task`: block it, keep it blocked, or resume all its waiting tasks."""
@@ -301,6 +302,11 @@ class PollSchedule:
         else:
             task.phase = Phase.BLOCKED
             credential.waiting[task] = None
+
+    def ensure_probe(self, credential: Credential) -> None:
+        """Choose a probe for a blocked credential that has none."""
+        if credential.blocked and credential.probe is None:
+            self._choose_probe(credential)
 
     def _choose_probe(self, credential: Credential) -> None:
         """Make the task that has waited longest the probe. A task with its own error must not stay the probe."""

@@ -80,7 +80,9 @@ async def test_an_answer_that_is_the_same_as_the_last_one_is_not_read_again(
     assert isinstance(first, BatchAnswer)
     assert first.digest is not None
     found = [await client.read_many(["task_1"], KEY, first.digest) for _ in range(4)]
-    assert found[0] == BatchUnchanged(len(bodies[0]), 1)
+    assert isinstance(found[0], BatchUnchanged)
+    assert (found[0].size, found[0].count) == (len(bodies[0]), 1)
+    assert records_in(found[0].read()) == records_in(first)
     assert [type(each) for each in found[1:]] == [BatchAnswer, BatchFailed, NoBatchRoute]
 
 

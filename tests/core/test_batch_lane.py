@@ -73,9 +73,12 @@ def test_a_new_credential_may_be_asked_at_once_and_has_no_lane() -> None:
     assert not NEW.is_open
 
 
-def test_an_answer_that_is_the_same_as_the_last_one_counts_like_that() -> None:
-    first = after(NEW, good(100, 86_000), 1.0, asked=100)
-    read, unchanged = (after(first, each, 2.0, asked=100) for each in (good(100, 90_000), BatchUnchanged(90_000, 100)))
+def test_an_answer_that_is_the_same_as_the_last_one_counts_as_one_that_was_read() -> None:
+    first = after(NEW, good(500, 430_000), 1.0, asked=500)
+    read, unchanged = (
+        after(first, each, 2.0, asked=500)
+        for each in (good(500, 450_000), BatchUnchanged(450_000, 500, lambda: NO_ROUTE))
+    )
     assert read == unchanged
     assert read.record_bytes == 880.0
 
@@ -341,8 +344,20 @@ def test_failures_are_counted_anew_when_the_state_changes() -> None:
 def test_the_weight_of_a_record_is_the_mean_of_the_last_answer_and_those_before() -> None:
     opened = after(NEW, good(1, 900), 0.0)
     assert (opened.state, opened.record_bytes) == (LaneState.OPEN, 900.0)
-    assert after(opened, good(10, 1_000), 1.0).record_bytes == 500.0
+    assert after(opened, good(500, 50_000), 1.0).record_bytes == 500.0
+    assert after(opened, good(50, 5_000), 1.0).record_bytes == 860.0  # a tenth of a full batch
     assert after(opened, BatchTooLarge(1_000), 1.0, 10).record_bytes == 100.0
+
+
+@pytest.mark.parametrize(
+    ("record_bytes", "size"), [(4_194, 250), (4_400, 250), (3_900, 250), (6_400, 207), (2_000, 334)]
+)
+def test_a_size_that_changes_little_is_kept_so_that_the_same_tasks_stay_together(record_bytes: int, size: int) -> None:
+    opened = after(NEW, good(500, 500 * 4_194), 0.0, asked=500)
+    assert opened.size == 250
+    again = after(opened, good(250, 250 * record_bytes), 1.0, asked=250)
+    assert again.size == pytest.approx(size, abs=20)
+    assert (again.size == opened.size) == (size == 250)
 
 
 def test_a_route_that_works_again_keeps_the_limit_of_its_size() -> None:

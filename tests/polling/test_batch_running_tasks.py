@@ -67,15 +67,14 @@ class World:
         tasks, last = self.lane.take(1)
         for task in tasks:
             task.phase = Phase.POLLING
-        if self.task.running is None or last is None or last.platforms is not self.lane.platforms:
-            last = None
         answer = read(change, None if last is None else last.digest)
         batch = Batch(self.task.credential, self.lane, tasks, self.now, self.now, is_probe=False, due=self.now + 28.0)
         batch.last = last
         if isinstance(answer, BatchUnchanged):
-            self.unchanged += 1
-            assert not keep_unchanged(batch)
-            return True
+            if keep_unchanged(batch):
+                self.unchanged += 1
+                return True
+            answer = answer.read()
         if not isinstance(answer, BatchAnswer):
             self.lane.put_back(tasks)
             return False
@@ -154,6 +153,51 @@ def test_a_record_that_comes_again_is_not_skipped_after_an_event(missed: str) ->
     assert [world.batch({}) for _ in range(3)] == [False, True, True]
     world.apply(missed)
     assert not world.batch({})
+
+
+@pytest.mark.parametrize(
+    ("second", "is_marked"),
+    [
+        ({}, True),
+        ({"progress": "31%"}, True),
+        ({"status": "SUCCESS"}, False),
+        ({"progress": 31}, False),
+        ({"task_id": "task_9"}, False),
+    ],
+)
+def test_an_answer_is_remembered_if_all_its_tasks_run_and_are_kept(second: dict[str, Any], *, is_marked: bool) -> None:
+    world = World()
+    tasks = [world.task, PolledTask("row_2", "task_2", world.task.credential)]
+    for task in tasks:
+        task.task_class, task.snapshot, task.submitted_at = MODEL, plain_snapshot("in_progress", 30), 1_795_446_200.0
+        task.phase = Phase.POLLING
+    world.lane.clear()
+    body = orjson.dumps({"code": "success", "data": [row("task_1"), row("task_2") | second]})
+    answer = observe_batch(200, "application/json", body, ASKED)
+    assert isinstance(answer, BatchAnswer)
+    batch = Batch(world.task.credential, world.lane, tasks, 1.0, 1.0, is_probe=False)
+    others = keep_running(batch, answer)
+    _, last = world.lane.take(2)
+    assert (last is not None) == is_marked
+    assert bool(others) == (not is_marked and second != {"progress": 31})
+
+
+@pytest.mark.parametrize("change", ["dropped", "new watch", "live platform", "none"])
+def test_an_unchanged_answer_is_read_if_anything_else_has_changed(change: str) -> None:
+    world = World()
+    for _ in range(2):
+        world.batch({})
+    tasks, last = world.lane.take(1)
+    assert last is not None
+    world.task.phase = Phase.DROPPED if change == "dropped" else Phase.POLLING
+    if change == "new watch":
+        world.task.request_status_update()
+    elif change == "live platform":
+        world.lane.platforms = world.lane.platforms.with_live("50")
+    polls = world.task.polls
+    batch = Batch(world.task.credential, world.lane, tasks, 9.0, 9.0, is_probe=False, last=last)
+    assert keep_unchanged(batch) == (change == "none")
+    assert (world.task.polls - polls, world.lane.waiting) == ((1, 1) if change == "none" else (0, 0))
 
 
 def test_an_answer_that_comes_again_is_not_read_again() -> None:

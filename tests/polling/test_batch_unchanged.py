@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.core.batch_lane import BatchObservation, BatchUnchanged
+from bridge.core.batch_lane import BatchObservation, BatchUnchanged, Reading
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome
 from tests.polling.batch_amux import Bench, row, rows
 from tests.store.builders import register
 
 OTHER_CALLBACK = "http://receiver.example/other"
 IDS = ("task_1", "task_2", "task_3")
+REFUSED = 401, {"error": {"code": "invalid_token", "message": "no", "type": "new_api_error"}}
 STATUS_EVENTS = TERMINAL_EVENTS | {EventType.QUEUED, EventType.IN_PROGRESS}
 
 
@@ -118,3 +119,51 @@ async def test_a_platform_that_turns_out_to_be_live_ends_its_batches(
     lane.platforms = lane.platforms.with_live("50")
     bench.amux.gate.set()
     await bench.polled(*IDS)
+
+
+async def test_a_key_that_is_refused_during_an_unchanged_answer_is_tested_again(
+    bench: Bench, answers: list[BatchObservation]
+) -> None:
+    await bench.register(*IDS)
+    await unchanged(bench, answers)
+    lane = bench.task("task_1").credential.lane
+    assert lane is not None
+    bench.amux.gate.clear()
+    asked = len(bench.amux.batches)
+    await bench.harness.until(lambda: len(bench.amux.batches) > asked and not lane.waiting)
+    await _refuse_the_key(bench)
+    bench.amux.gate.set()
+    await bench.harness.until(lambda: not lane.credential.blocked)
+    await unchanged(bench, answers)
+
+
+async def test_a_key_is_tested_again_if_the_task_that_was_refused_leaves(bench: Bench) -> None:
+    await bench.register(*IDS)
+    await bench.batched(*IDS)
+    credential = bench.task("task_1").credential
+    await _refuse_the_key(bench)
+    await bench.harness.until(lambda: not credential.blocked)
+    await bench.batched(*IDS)
+
+
+async def _refuse_the_key(bench: Bench) -> None:
+    """Let a single read of another task find that the key is refused, and cancel its watch."""
+    bench.amux.singles["task_9"] = REFUSED
+    await bench.register("task_9")
+    task = bench.task("task_9")
+    task.reading = Reading.LIVE
+    await bench.harness.until(lambda: task.credential.blocked)
+    bench.poller.drop(task.row)
+
+
+async def test_the_last_poll_of_a_task_that_finds_the_key_refused_stops_no_other_task(bench: Bench) -> None:
+    await bench.register(*IDS)
+    await bench.batched(*IDS)
+    credential = bench.task("task_1").credential
+    bench.amux.singles["task_9"] = REFUSED
+    await bench.register("task_9", lasts=0.4)
+    while bench.poller.owned > len(IDS):
+        await bench.poller.check_deadlines()
+        await bench.harness.store.overdue(None, 1)
+    await bench.harness.until(lambda: not credential.blocked)
+    await bench.batched(*IDS)

@@ -28,7 +28,7 @@ def test_polls_are_counted_by_their_result() -> None:
 def test_a_batch_is_one_poll_for_many_tasks() -> None:
     metrics = Metrics()
     metrics.polls.count_batch(BatchAnswer({}, 100), 500, 0.02, 0.1)
-    metrics.polls.count_batch(BatchUnchanged(100, 500), 500, 0.02, 0.1)
+    metrics.polls.count_batch(BatchUnchanged(100, 500, lambda: BatchAnswer({}, 100)), 500, 0.02, 0.1)
     metrics.polls.count_batch(NoBatchRoute("http_404", "no"), 3, 0.02, 0.1)
     metrics.polls.count_batch(BatchFailed("http_429", "slow"), 3, 0.02, 0.1)
     metrics.polls.count_batch(BatchFailed("http_503", "busy"), 3, -0.1, 0.1)
