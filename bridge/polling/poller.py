@@ -257,7 +257,8 @@ class Poller:
         key = credential.key
         if key is None:
             for task in batch.tasks:
-                self._handler.handle(task, NO_KEY, batch.began, batch.began)
+                if task.phase is Phase.POLLING:  # not dropped meanwhile
+                    self._handler.handle(task, NO_KEY, batch.began, batch.began)
             lanes.finish(batch, batch.began)
             return
         try:
@@ -265,19 +266,15 @@ class Poller:
                 [task.task_id for task in batch.tasks], key, None if batch.last is None else batch.last.digest
             )
         except Exception as error:  # noqa: BLE001  as in a single poll
-            _log.event(
-                "batch_failed",
-                level=logging.ERROR,
-                trace=error,
-                tasks=len(batch.tasks),
-                means="an unexpected error in the bridge; the tasks of the batch are read singly",
-            )
-            observation = BatchFailed("internal_error", f"the batch failed in the bridge: {type(error).__name__}")
+            observation = _batch_error(batch, error)
         now = self._clock()
         self._metrics.count_batch(observation, len(batch.tasks), batch.began - batch.was_due, now - batch.began)
         lanes.apply_answer(batch, observation, now)
         if isinstance(observation, BatchUnchanged) and not self._handler.keep_unchanged(batch):
-            observation = observation.read()
+            try:
+                observation = observation.read()
+            except Exception as error:  # noqa: BLE001  tasks that stayed in phase POLLING would never be polled again
+                observation = _batch_error(batch, error)
         if isinstance(observation, BatchAnswer):
             credential.accepted = True
             await self._handle_answer(lanes, batch, observation, now)
@@ -361,6 +358,18 @@ class Poller:
     def degraded(self) -> list[HealthReason]:
         """Return a reason for each problem of amux or of the settings that an operator must fix."""
         return [*self._credentials.degraded(), *self._anomalies.degraded()]
+
+
+def _batch_error(batch: Batch, error: Exception) -> BatchFailed:
+    """Log an unexpected error of the bridge in a batch, and return the observation for it."""
+    _log.event(
+        "batch_failed",
+        level=logging.ERROR,
+        trace=error,
+        tasks=len(batch.tasks),
+        means="an unexpected error in the bridge; the tasks of the batch are read singly",
+    )
+    return BatchFailed("internal_error", f"the batch failed in the bridge: {type(error).__name__}")
 
 
 def _parts(tasks: Sequence[PolledTask], most: int) -> Iterator[Sequence[PolledTask]]:

@@ -145,8 +145,8 @@ class ReadHandler:
 
     def _may_keep(self, batch: Batch) -> bool:
         """Whether tasks that run without a change are simply kept in their lane."""
-        is_good = batch.lane.health.is_open and not batch.credential.blocked
-        return is_good and not (self._to_check or self._anomalies.misrouted)
+        is_good = batch.lane.health.is_open and not (batch.credential.blocked or self._anomalies.misrouted)
+        return is_good and (not self._to_check or self._to_check.isdisjoint(batch.tasks))
 
     def handle_batch(self, batch: Batch, results: Sequence[BatchResult], now: float) -> None:
         """Act on the results of a batch. Tasks that must be read singly are read at once."""

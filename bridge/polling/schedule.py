@@ -304,8 +304,12 @@ class PollSchedule:
             credential.waiting[task] = None
 
     def ensure_probe(self, credential: Credential) -> None:
-        """Choose a probe for a blocked credential that has none."""
-        if credential.blocked and credential.probe is None:
+        """Choose a probe for a blocked credential that has none.
+
+        A credential without tasks may have been replaced by a new one with the same key, which has its lane now.
+        """
+        is_replaced = credential.lane is not None and credential.lane.credential is not credential
+        if credential.blocked and credential.probe is None and not is_replaced:
             self._choose_probe(credential)
 
     def _choose_probe(self, credential: Credential) -> None:

@@ -28,6 +28,8 @@ class Group(Generic[Item, Mark]):
 class TaskQueue(Generic[Item, Mark]):
     """First in, first out. A removed item keeps its place, and is skipped when it comes to the front.
 
+    If the item is added again meanwhile, one of its places is skipped. The other one counts, even if it is the old one.
+
     Items that were added with `extend` are taken together, if the groups are nearly full. Single items form a group
     until that is taken, so they come out a little sooner than items that were added with `extend` meanwhile.
     """
@@ -82,6 +84,9 @@ class TaskQueue(Generic[Item, Mark]):
         mark: Mark | None = None
         while self.groups and len(taken) < most:
             group, room = self.groups[0], most - len(taken)
+            if not group.items:  # its single items have filled other groups
+                self._advance(group, 0)
+                continue
             is_whole = not group.first and len(group.items) <= room
             places = group.items if is_whole else group.items[group.first : group.first + room]
             self._advance(group, len(places))

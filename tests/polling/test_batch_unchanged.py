@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from bridge.amux import batch_wire
 from bridge.core.batch_lane import BatchObservation, BatchUnchanged, Reading
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome
 from tests.polling.batch_amux import Bench, row, rows
@@ -119,6 +120,18 @@ async def test_a_platform_that_turns_out_to_be_live_ends_its_batches(
     lane.platforms = lane.platforms.with_live("50")
     bench.amux.gate.set()
     await bench.polled(*IDS)
+
+
+async def test_an_unexpected_error_while_an_answer_is_read_again_stops_no_task(
+    bench: Bench, answers: list[BatchObservation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.register(*IDS)
+    await unchanged(bench, answers)
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.poller._handler, "keep_unchanged", lambda _batch: False)
+        broken.setattr(batch_wire, "_read_usual_rows", lambda *_: 1 / 0)
+        await bench.polled(*IDS)
+    await unchanged(bench, answers)
 
 
 async def test_a_key_that_is_refused_during_an_unchanged_answer_is_tested_again(

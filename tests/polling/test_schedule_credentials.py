@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from bridge.aio.clocks import Clocks
+from bridge.core.batch_lane import BatchPolicy
 from bridge.core.credential import CredentialState
 from bridge.core.model import Observation, TaskNotFound, Throttled, TransientError
 from bridge.polling.state import CredentialStatus, Phase, PolledTask
@@ -213,3 +214,15 @@ async def test_a_removed_task_has_its_new_phase_and_waits_for_no_credential() ->
     assert (first.phase, credential.probe, list(credential.waiting)) == (Phase.DROPPED, third, [])
     harness.schedule.remove(third, Phase.DROPPED)
     assert credential.probe is None
+
+
+async def test_a_credential_that_was_replaced_takes_no_task_of_the_new_one() -> None:
+    harness = ScheduleHarness(batch=BatchPolicy())
+    lane = harness.open_lane(harness.tasks(2))
+    old = harness.credentials.add_task("own", "sk-own")
+    old.blocked = True
+    new = harness.credentials.add_task(CONFIGURED, None)
+    lane.credential, old.lane = new, lane
+    waiting = lane.waiting
+    harness.schedule.ensure_probe(old)
+    assert (old.probe, lane.waiting) == (None, waiting)
