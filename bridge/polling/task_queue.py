@@ -73,7 +73,7 @@ class TaskQueue(Generic[Item, Mark]):
             group = self.groups[0]
             items = group.items[group.first : group.first + 1]
             self._advance(group, len(items))
-            if items and (not self.stale or self._without_stale(items)):
+            if self._without_stale(items):
                 self.waiting -= 1
                 return items[0]
         return None

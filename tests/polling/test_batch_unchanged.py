@@ -39,6 +39,15 @@ async def unchanged(bench: Bench, answers: list[BatchObservation], more: int = 2
     )
 
 
+async def unchanged_answer_under_way(bench: Bench, answers: list[BatchObservation]) -> None:
+    """Register three tasks, and hold back amux's answer about them, which is the same as the last one."""
+    await bench.register(*IDS)
+    await unchanged(bench, answers)
+    bench.amux.gate.clear()
+    asked = len(bench.amux.batches)
+    await bench.harness.until(lambda: len(bench.amux.batches) > asked)
+
+
 async def test_tasks_whose_answers_stay_the_same_are_read_on_until_they_end(
     bench: Bench, answers: list[BatchObservation]
 ) -> None:
@@ -64,11 +73,7 @@ async def test_tasks_whose_answers_stay_the_same_are_read_on_until_they_end(
 async def test_a_watch_that_came_during_an_unchanged_answer_gets_its_status_event(
     bench: Bench, answers: list[BatchObservation]
 ) -> None:
-    await bench.register(*IDS)
-    await unchanged(bench, answers)
-    bench.amux.gate.clear()
-    asked = len(bench.amux.batches)
-    await bench.harness.until(lambda: len(bench.amux.batches) > asked)
+    await unchanged_answer_under_way(bench, answers)
     new = bench.harness.new_watch("task_1", events=STATUS_EVENTS)
     watch = await register(bench.harness.store, replace(new, watch=replace(new.watch, callback_url=OTHER_CALLBACK)))
     assert watch.task is not None
@@ -80,11 +85,7 @@ async def test_a_watch_that_came_during_an_unchanged_answer_gets_its_status_even
 async def test_a_task_that_was_dropped_during_an_unchanged_answer_is_read_no_more(
     bench: Bench, answers: list[BatchObservation]
 ) -> None:
-    await bench.register(*IDS)
-    await unchanged(bench, answers)
-    bench.amux.gate.clear()
-    asked = len(bench.amux.batches)
-    await bench.harness.until(lambda: len(bench.amux.batches) > asked)
+    await unchanged_answer_under_way(bench, answers)
     bench.poller.drop(bench.task("task_3").row)
     bench.amux.gate.set()
     await bench.batched("task_1", "task_2", more=3)
@@ -95,11 +96,7 @@ async def test_a_task_that_was_dropped_during_an_unchanged_answer_is_read_no_mor
 async def test_a_task_whose_watch_is_cancelled_during_an_unchanged_answer_is_checked(
     bench: Bench, answers: list[BatchObservation]
 ) -> None:
-    await bench.register(*IDS)
-    await unchanged(bench, answers)
-    bench.amux.gate.clear()
-    asked = len(bench.amux.batches)
-    await bench.harness.until(lambda: len(bench.amux.batches) > asked)
+    await unchanged_answer_under_way(bench, answers)
     await bench.harness.store.cancel(bench.watches["task_1"].watch.id, None)
     bench.poller.check_closed(bench.watches["task_1"].view.task.row)
     bench.amux.gate.set()
@@ -110,13 +107,9 @@ async def test_a_task_whose_watch_is_cancelled_during_an_unchanged_answer_is_che
 async def test_a_platform_that_turns_out_to_be_live_ends_its_batches(
     bench: Bench, answers: list[BatchObservation]
 ) -> None:
-    await bench.register(*IDS)
-    await unchanged(bench, answers)
+    await unchanged_answer_under_way(bench, answers)
     lane = bench.task("task_1").credential.lane
     assert lane is not None
-    bench.amux.gate.clear()
-    asked = len(bench.amux.batches)
-    await bench.harness.until(lambda: len(bench.amux.batches) > asked)
     lane.platforms = lane.platforms.with_live("50")
     bench.amux.gate.set()
     await bench.polled(*IDS)
@@ -137,13 +130,10 @@ async def test_an_unexpected_error_while_an_answer_is_read_again_stops_no_task(
 async def test_a_key_that_is_refused_during_an_unchanged_answer_is_tested_again(
     bench: Bench, answers: list[BatchObservation]
 ) -> None:
-    await bench.register(*IDS)
-    await unchanged(bench, answers)
+    await unchanged_answer_under_way(bench, answers)
     lane = bench.task("task_1").credential.lane
     assert lane is not None
-    bench.amux.gate.clear()
-    asked = len(bench.amux.batches)
-    await bench.harness.until(lambda: len(bench.amux.batches) > asked and not lane.waiting)
+    assert not lane.waiting
     await _refuse_the_key(bench)
     bench.amux.gate.set()
     await bench.harness.until(lambda: not lane.credential.blocked)
