@@ -264,8 +264,11 @@ class PollSchedule:
         More than `RELEASED_AT_ONCE` tasks wait in their lanes, not in the heap.
         """
         if self._lanes is not None and len(tasks) > RELEASED_AT_ONCE:
+            credentials = {task.credential for task in tasks}
             tasks = self._lanes.keep(tasks, self._clock())
             self.release_closed_lanes()
+            for credential in credentials:
+                self.ensure_probe(credential)
         self.schedule_evenly(tasks)
 
     def schedule_soon(self, task: PolledTask) -> None:

@@ -305,6 +305,24 @@ async def test_very_many_loaded_tasks_wait_in_their_lane_and_are_released_bit_by
     assert (lane.waiting, {task.phase for task in tasks}) == (0, {Phase.SCHEDULED})
 
 
+async def test_very_many_loaded_tasks_of_a_refused_key_have_a_probe() -> None:
+    made = harness()
+    [probe] = made.tasks(1)
+    lane = made.open_lane([probe])
+    credential = probe.credential
+    made.schedule.update_credential(probe, REFUSED, made.now)
+    made.schedule.remove(probe, Phase.DROPPED)
+    assert (lane.waiting, credential.probe, credential.blocked) == (0, None, True)
+    made.schedule.schedule_loaded(made.tasks(RELEASED_AT_ONCE + 1))
+    made.now = credential.health.resumes_at
+    assert made.schedule.take_batch() is None
+    [probe] = made.take_all()
+    assert credential.probe is probe
+    made.schedule.update_credential(probe, RUNNING, made.now)
+    made.now = lane.next_at
+    assert len(made.due_batch().tasks) == BATCH.size
+
+
 @pytest.mark.parametrize("batch", [BATCH, None])
 async def test_fewer_loaded_tasks_are_due_evenly_over_one_interval(batch: BatchPolicy | None) -> None:
     made = ScheduleHarness(batch=batch)
