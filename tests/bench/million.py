@@ -31,7 +31,7 @@ def run(bench: Bench) -> Iterator[Row]:
     watches = bench.pick(2_000, 100_000, MILLION)
     with upstream(batch=True, watch_stalls=False) as amux, start_receivers(HOSTS) as receivers:
         database = bench.seeds.file(active=_tasks(watches, receivers.ready_message.urls()))
-        copy = database.with_suffix(".unread")
+        copy, described = database.with_suffix(".unread"), bench.seeds.described(database)
         shutil.copyfile(database, copy)
         # The new watches are not polled during the run, so the same tasks are polled from its beginning to its end. A
         # bridge is halted for longer than the default time limit of a poll. If a batch ended with a time-out then, the
@@ -56,7 +56,7 @@ def run(bench: Bench) -> Iterator[Row]:
             yield from _registering(watches, *sides)
             for _ in range(bench.pick(1, 1, 3)):
                 yield _ends(bench, bridge, amux, watches)
-        with Bridge(bench.folder, bench.seeds.described(copy), settings) as bridge:
+        with Bridge(bench.folder, described, settings) as bridge:
             yield _start(watches, "described by amux", bridge, cpu_of_none)
 
 
