@@ -1,6 +1,7 @@
 """Anomalies in amux's answers: a wrong base URL, unknown status words. Also measures the delay of detected ends."""
 
 import logging
+from collections.abc import Iterable
 
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation, TaskRecord, Throttled, TransientError
@@ -65,6 +66,11 @@ class Anomalies:
             and observation.raw_status.lower() != "unknown"
         ):
             self._count_unknown_word(observation.raw_status, task_id)
+
+    def may_end_misrouting(self, tasks: Iterable[PolledTask]) -> bool:
+        """Whether a good answer about one of these tasks may end misrouting, so `check` must see it."""
+        waiting = self._misrouted_tasks
+        return self.misrouted is not None and (not waiting or not waiting.isdisjoint(tasks))
 
     def forget(self, task: PolledTask) -> None:
         """Drop a task that is no longer polled."""

@@ -101,7 +101,7 @@ class ReadHandler:
                 (observation.progress is not None and observation.progress != known.progress)
                 or (observation.submitted_at is not None and task.submitted_at is None)
                 or task.failures
-                or self._anomalies.misrouted
+                or self._anomalies.may_end_misrouting((task,))
             ):
                 self._note_running(task, observation, now)
             task.seen_running = started
@@ -145,8 +145,9 @@ class ReadHandler:
 
     def _may_keep(self, batch: Batch) -> bool:
         """Whether tasks that run without a change are simply kept in their lane."""
-        is_good = batch.lane.health.is_open and not (batch.credential.blocked or self._anomalies.misrouted)
-        return is_good and (not self._to_check or self._to_check.isdisjoint(batch.tasks))
+        is_good = batch.lane.health.is_open and not batch.credential.blocked
+        is_awaited = self._anomalies.may_end_misrouting(batch.tasks)
+        return is_good and not is_awaited and (not self._to_check or self._to_check.isdisjoint(batch.tasks))
 
     def handle_batch(self, batch: Batch, results: Sequence[BatchResult], now: float) -> None:
         """Act on the results of a batch. Tasks that must be read singly are read at once."""
@@ -184,7 +185,7 @@ class ReadHandler:
         if (
             record.progress is not None
             and (record.submitted_at is None or task.submitted_at is not None)
-            and not (task.failures or self._anomalies.misrouted)
+            and not (task.failures or self._anomalies.may_end_misrouting((task,)))
             and record.model == known.model
             and record.platform == known.platform
             and (snapshot := with_progress(task.snapshot, record.progress)) is not None

@@ -115,6 +115,22 @@ async def test_a_platform_that_turns_out_to_be_live_ends_its_batches(
     await bench.polled(*IDS)
 
 
+async def test_a_misrouted_task_does_not_have_the_answers_about_other_tasks_read(
+    bench: Bench, answers: list[BatchObservation]
+) -> None:
+    await bench.register(*IDS)
+    await unchanged(bench, answers)
+    bench.amux.singles["task_9"] = 404, {"detail": "Not Found"}
+    await bench.register("task_9")
+    bench.task("task_9").reading = Reading.LIVE
+    await bench.harness.until(lambda: bool(bench.poller.degraded()))
+    await unchanged(bench, answers, more=3)
+    assert bench.poller.degraded()
+    bench.poller.drop(bench.task("task_9").row)
+    await bench.harness.until(lambda: not bench.poller.degraded())
+    await unchanged(bench, answers)
+
+
 async def test_an_unexpected_error_while_an_answer_is_read_again_stops_no_task(
     bench: Bench, answers: list[BatchObservation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
