@@ -41,7 +41,7 @@ _ENVELOPE: Mapping[str, Any] = {"code": "success"}
 class Asked:
     """What a batch request asked for: the ids of tasks, at this base URL, with the key that `removal` removes.
 
-    `digest` is that of the last answer about the same tasks; None: the answer is read in any case.
+    `digest` is that of the last answer about the same tasks; None: the answer is decoded in any case.
     """
 
     ids: frozenset[str]

@@ -133,7 +133,7 @@ class AmuxClient:
     async def read_many(self, task_ids: Sequence[str], key: str, digest: int | None = None) -> BatchObservation:
         """Asks once, with `key`, for the records of one or more tasks, and returns the observation.
 
-        With the `digest` of the last answer about the same tasks, an answer that is the same is not read again.
+        With the `digest` of the last answer about the same tasks, an answer that is the same is not decoded again.
 
         A failure of amux or of the network is not raised: it is a BatchFailed. If a kept connection breaks before the
         answer begins, the request is sent once more, because it changes nothing at amux.

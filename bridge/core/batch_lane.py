@@ -217,7 +217,7 @@ def health_after(
             most = max(request.asked // 2, PROBE_TASKS)
             return replace(health, size=min(health.size, most), most=most)
         case BatchTooLarge(limit=limit) if request.asked > 1:
-            # The records have at least this size on average. The next good answer gives the exact size.
+            # The records have at least this size on average. Good answers bring it nearer to the true one.
             return replace(health, size=max(1, request.asked // 2), record_bytes=limit / request.asked)
         case BatchTooLarge(limit=limit):  # one record is too long, or every answer is
             message = f"amux answered with more than {limit >> 20} MiB for one task"

@@ -91,8 +91,8 @@ class PollEstimate:
     def __init__(self, policy: PollPolicy) -> None:
         self._policy = policy
         polls, seconds = self._counted(1, inf)
-        # After so many polls, which take `_growing_seconds`, delays do not grow any more. It is infinity if they grow
-        # for more than `_MAX_ESTIMATED_POLLS` polls: then each task is counted.
+        # After so many polls, which take `_growing_seconds`, delays do not grow any more. If they grow for more than
+        # `_MAX_ESTIMATED_POLLS` polls, `_growing_seconds` is infinity: then the polls of each task are counted.
         self._longest_after = polls
         self._growing_seconds = seconds if polls <= _MAX_ESTIMATED_POLLS else inf
 

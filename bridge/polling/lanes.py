@@ -1,6 +1,6 @@
 """The batch lanes: which tasks are read with others, when, and what the answers mean for the lanes.
 
-Each credential has a lane with a queue of tasks; the task with the oldest read is the first. The lane takes a task when
+Each credential has a lane with a queue of tasks, and reads each of them about once a round. The lane takes a task when
 its single read would be due, and keeps it as long as batches bring its record. When the lane closes, its tasks are
 released: they are read singly, spread over one interval.
 """
@@ -193,7 +193,7 @@ class BatchLanes:
             or task.overdue_at is not None
         ):
             return False
-        lane.append(task)
+        lane.rejoin(task)
         if not lane.entry:
             self._due.put(lane, lane.began + lane.spacing)
         return True

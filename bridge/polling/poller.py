@@ -367,7 +367,7 @@ def _batch_error(batch: Batch, error: Exception) -> BatchFailed:
         level=logging.ERROR,
         trace=error,
         tasks=len(batch.tasks),
-        means="an unexpected error in the bridge; the tasks of the batch are read singly",
+        means="an unexpected error in the bridge; the tasks of the batch are read again",
     )
     return BatchFailed("internal_error", f"the batch failed in the bridge: {type(error).__name__}")
 

@@ -139,7 +139,7 @@ class ReadHandler:
     def keep_unchanged(self, batch: Batch) -> bool:
         """Keep the tasks of a batch in their lane after an answer that is the same as the last one.
 
-        Return false, and do nothing, if this answer must be read.
+        Return false, and do nothing, if this answer must be decoded.
         """
         return self._may_keep(batch) and keep_unchanged(batch)
 

@@ -1,4 +1,4 @@
-"""Keeps the tasks of a batch in their lane that still run, with nothing new but their progress. Nearly all are so.
+"""Keeps those tasks of a batch in their lane that still run and have nothing new but their progress: nearly all.
 
 With a million watches the bridge does this for 36,000 tasks a second, so it does nothing else for them.
 `ReadHandler.handle` does the same for one task, but takes five times as long.
@@ -41,9 +41,9 @@ def keep_running(batch: Batch, answer: BatchAnswer) -> Sequence[PolledTask]:
 
 
 def keep_unchanged(batch: Batch) -> bool:
-    """Keep all tasks of a batch in their lane after an answer that is the same as the last one, without reading it.
+    """Keep all tasks of a batch in their lane after an answer that is the same as the last one, without decoding it.
 
-    Return false, and do nothing, if something else has changed since then. The answer must be read then.
+    Return false, and do nothing, if something else has changed since then. The answer must be decoded then.
     """
     last = batch.last
     if last is None or last.platforms is not batch.lane.platforms:

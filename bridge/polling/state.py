@@ -68,7 +68,7 @@ class PolledTask:
     batch_polls: int = 0
     """How many of its polls were batches."""
     running: RunningRecord | None = None
-    """The record of its last batch, if this record once more, or with another progress, changes nothing else."""
+    """The record of its last batch; None if the same record, or one with another progress only, needs other work."""
     started: float | None = None
     """When its last poll began."""
     single_started: float | None = None
@@ -230,10 +230,18 @@ class CredentialLane(TaskQueue[PolledTask, LastAnswer]):
         """How many tasks are read in this lane."""
         return self.waiting + self.in_requests
 
+    # A task that is not added with `extend` may have left the queue and come back, and its old place may be in a group
+    # with a mark. Its record is forgotten, so the next answer about this group is decoded: see `keep_unchanged`.
+
     def append(self, item: PolledTask) -> None:
-        """Add a task to the end of the queue."""
+        """Add a new task."""
         item.phase, item.running = Phase.BATCHED, None
         super().append(item)
+
+    def rejoin(self, item: PolledTask) -> None:
+        """Add a task that was read, in a batch or singly. Its next read is a round later at most."""
+        item.phase, item.running = Phase.BATCHED, None
+        super().rejoin(item)
 
     def put_back(self, items: Sequence[PolledTask]) -> None:
         """Add tasks to the front of the queue, in their order."""

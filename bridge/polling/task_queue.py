@@ -9,7 +9,7 @@ Item = TypeVar("Item", bound=Hashable)
 Mark = TypeVar("Mark")
 
 # Groups stay as they are if they have this share of the items of full groups. Otherwise they are filled, so that the
-# items are taken in fewer groups. So with 600 items and groups of up to 500, no group stays as it is.
+# items are taken in fewer groups. So of 40 groups with 480 items, of up to 500, none stays as it is: 39 are enough.
 FULL_SHARE = 0.97
 
 
@@ -26,29 +26,40 @@ class Group(Generic[Item, Mark]):
 
 
 class TaskQueue(Generic[Item, Mark]):
-    """First in, first out. A removed item keeps its place, and is skipped when it comes to the front.
+    """Groups of items, first in, first out. Groups that are nearly full are taken as they were added.
 
-    If the item is added again meanwhile, one of its places is skipped. The other one counts, even if it is the old one.
+    Single items form a group until that is taken. They come out sooner than a group that was added meanwhile. New ones
+    also fill groups that are not full, the newest first. Items that were taken before wait for the turn of their group:
+    if they filled groups too, each group would take the same items again.
 
-    Items that were added with `extend` are taken together, if the groups are nearly full. Single items form a group
-    until that is taken, so they come out a little sooner than items that were added with `extend` meanwhile.
+    A removed item keeps its place, and is skipped when it comes to the front. If the item is added again meanwhile, one
+    of its places is skipped. The other one counts, even if it is the old one, which can be in a group with a mark.
     """
 
-    __slots__ = ("groups", "singles", "stale", "waiting")
+    __slots__ = ("groups", "returned", "singles", "stale", "waiting")
 
     def __init__(self) -> None:
         self.groups: deque[Group[Item, Mark]] = deque()
-        self.singles: Group[Item, Mark] | None = None  # the group to which single items are added
+        self.singles: Group[Item, Mark] | None = None  # the group to which new single items are added
+        self.returned: Group[Item, Mark] | None = None  # the group to which single items are added again
         self.stale: Counter[Item] = Counter()  # for each removed item, how many of its places are stale
         self.waiting = 0  # items in the queue
 
     def append(self, item: Item) -> None:
-        """Add a single item."""
-        if self.singles is None:
-            self.singles = Group([])
-            self.groups.append(self.singles)
-        self.singles.items.append(item)
+        """Add a new single item."""
+        self.singles = self._added(self.singles, item)
+
+    def rejoin(self, item: Item) -> None:
+        """Add a single item that was taken before."""
+        self.returned = self._added(self.returned, item)
+
+    def _added(self, group: Group[Item, Mark] | None, item: Item) -> Group[Item, Mark]:
+        if group is None:
+            group = Group([])
+            self.groups.append(group)
+        group.items.append(item)
         self.waiting += 1
+        return group
 
     def extend(self, items: Sequence[Item], mark: Mark | None = None) -> None:
         """Add items at the end, as a group."""
@@ -79,7 +90,10 @@ class TaskQueue(Generic[Item, Mark]):
         return None
 
     def take(self, most: int) -> tuple[list[Item], Mark | None]:
-        """Take up to `most` items from the front. Return them, and their mark if they are a whole group."""
+        """Take up to `most` items: a group or more from the front, and new single items that fill it.
+
+        Return them, and their mark if they are a whole group.
+        """
         taken: list[Item] = []
         mark: Mark | None = None
         while self.groups and len(taken) < most:
@@ -102,7 +116,7 @@ class TaskQueue(Generic[Item, Mark]):
         return taken, mark
 
     def _take_singles(self, most: int) -> list[Item]:
-        """Take up to `most` single items, wherever their group is. So groups that are not full grow again."""
+        """Take up to `most` new single items, wherever their group is. So groups that are not full grow again."""
         if self.singles is None:
             return []
         places = self.singles.items[-most:]
@@ -114,12 +128,15 @@ class TaskQueue(Generic[Item, Mark]):
         group.first += places
         if group is self.singles:
             self.singles = None
+        elif group is self.returned:
+            self.returned = None
         if group.first == len(group.items):
             self.groups.popleft()
 
     def _has_full_groups(self, most: int) -> bool:
         """Whether the groups are nearly full and not too large, counting the group that was just taken."""
-        places = (len(self.groups) + 1) * most
+        is_empty = self.singles is not None and not self.singles.items
+        places = (len(self.groups) + 1 - is_empty) * most
         return places * FULL_SHARE <= self.waiting <= places
 
     def _without_stale(self, items: Sequence[Item]) -> Sequence[Item]:
@@ -139,6 +156,6 @@ class TaskQueue(Generic[Item, Mark]):
     def clear(self) -> None:
         """Drop all items."""
         self.groups.clear()
-        self.singles = None
+        self.singles = self.returned = None
         self.stale.clear()
         self.waiting = 0

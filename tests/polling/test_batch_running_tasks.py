@@ -93,7 +93,7 @@ class World:
             task.task_class = MODEL
             task.batch_polls += 1
         task.status_update_due, task.overdue_at = False, None
-        self.lane.append(task)
+        self.lane.rejoin(task)
 
     def apply(self, step: dict[str, Any] | str) -> bool | None:
         task = self.task
@@ -180,6 +180,31 @@ def test_an_answer_is_remembered_if_all_its_tasks_run_and_are_kept(second: dict[
     _, last = world.lane.take(2)
     assert (last is not None) == is_marked
     assert bool(others) == (not is_marked and second != {"progress": 31})
+
+
+@pytest.mark.parametrize("other", ["dropped", "live platform", "no model", "none"])
+def test_an_answer_is_not_remembered_if_one_of_its_tasks_needs_other_work(other: str) -> None:
+    world = World()
+    tasks = [world.task, PolledTask("row_2", "task_2", world.task.credential)]
+    for task in tasks:
+        task.task_class, task.snapshot, task.submitted_at = MODEL, plain_snapshot("in_progress", 30), 1_795_446_200.0
+        task.phase = Phase.POLLING
+    world.lane.clear()
+    if other == "dropped":
+        tasks[1].phase = Phase.DROPPED
+    elif other == "live platform":
+        world.lane.platforms = world.lane.platforms.with_live("50")
+    elif other == "no model":
+        tasks[1].task_class = NO_CLASS
+    body = orjson.dumps({"code": "success", "data": [row("task_1"), row("task_2")]})
+    answer = observe_batch(200, "application/json", body, ASKED)
+    assert isinstance(answer, BatchAnswer)
+    assert answer.digest is not None
+    batch = Batch(world.task.credential, world.lane, tasks, 1.0, 1.0, is_probe=False)
+    others = keep_running(batch, answer)
+    assert others == {"dropped": tasks[1:], "live platform": tasks}.get(other, [])
+    _, last = world.lane.take(2)
+    assert (last is not None) == (other == "none")
 
 
 @pytest.mark.parametrize("change", ["dropped", "new watch", "live platform", "none"])

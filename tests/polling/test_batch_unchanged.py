@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bridge.amux import batch_wire
-from bridge.core.batch_lane import BatchObservation, BatchUnchanged, Reading
+from bridge.core.batch_lane import PROBE_TASKS, BatchObservation, BatchUnchanged, Reading
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome
 from tests.polling.batch_amux import Bench, row, rows
 from tests.store.builders import register
@@ -163,6 +163,21 @@ async def test_a_key_is_tested_again_if_the_task_that_was_refused_leaves(bench: 
     await _refuse_the_key(bench)
     await bench.harness.until(lambda: not credential.blocked)
     await bench.batched(*IDS)
+
+
+async def test_a_key_that_is_refused_during_a_batch_that_is_too_large_is_tested_again(bench: Bench) -> None:
+    ids = [f"task_{number}" for number in range(10, 11 + PROBE_TASKS)]
+    await bench.register(*ids)
+    await bench.batched(*ids)
+    bench.amux.gate.clear()
+    asked = len(bench.amux.batches)
+    await bench.harness.until(lambda: any(len(each) > PROBE_TASKS for each in bench.amux.batches[asked:]))
+    credential = bench.task("task_10").credential
+    await _refuse_the_key(bench)
+    bench.amux.batch = lambda ids: (413, b"too large") if len(ids) > PROBE_TASKS else rows(*map(row, ids))
+    bench.amux.gate.set()
+    await bench.harness.until(lambda: not credential.blocked)
+    await bench.batched(*ids)
 
 
 async def _refuse_the_key(bench: Bench) -> None:
