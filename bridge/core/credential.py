@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
 
-from bridge.core.model import KeyRefused, Observation, Throttled, TransientError
+from bridge.core.model import KeyRefused, Observation, Problem, Throttled, TransientError
 from bridge.core.schedule import PollPolicy
 
 ALWAYS_THROTTLED_AFTER = 3  # 429s in a row; one or two are normal near amux's limit
@@ -52,6 +52,13 @@ class CredentialHealth:
     def blocked(self) -> bool:
         """Whether only probes are polled with the key."""
         return self.state is not CredentialState.GOOD
+
+    @property
+    def problem(self) -> Problem | None:
+        """Why tasks with the key are not polled, as the error of a poll; None for a good key."""
+        if not self.blocked:
+            return None
+        return Problem("key_refused" if self.state is CredentialState.PAUSED else "slowed_down", self.message)
 
 
 def health_after_answer(

@@ -64,7 +64,7 @@ class PollResult:
     """What a poll showed of a task, as far as it can end watches. All fields include the observation.
 
     `observation` is None if there was no last poll before a deadline: then only deadlines count. `error` is the error
-    of the last poll.
+    of the last poll. If amux refuses or throttles the key, so there was no last poll, it is the error of the key.
     """
 
     task: TaskSnapshot

@@ -233,9 +233,10 @@ class ReadHandler:
         self._schedule.remove(task, Phase.WRITING)
         if observation is None or (task.overdue_at is not None and began >= task.overdue_at):
             task.overdue_at = None
-        result = PollResult(
-            task.snapshot, task.refusal_counts, observation, task.present_error, task.unconfirmed_failure
-        )
+        error = task.present_error
+        if error is None and observation is None:
+            error = task.credential.health.problem
+        result = PollResult(task.snapshot, task.refusal_counts, observation, error, task.unconfirmed_failure)
         self._result_writer.put(PendingSettlement(task, result, began, end))
 
     def _queue_status(self, task: PolledTask, *, changed: bool) -> None:

@@ -24,6 +24,7 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.core.schedule import PollPolicy
+from bridge.core.watch import problem_in
 
 GOOD, PAUSED, THROTTLED = CredentialState.GOOD, CredentialState.PAUSED, CredentialState.THROTTLED
 POLICY = PollPolicy()
@@ -109,6 +110,11 @@ def test_a_429_is_the_next_in_a_row_within_one_longest_interval(pause: float, th
 def test_a_throttle_is_shorter_than_a_second_only_where_the_interval_is() -> None:
     fast = PollPolicy(interval=0.1)
     assert health_after_answer(NEW, Throttled("slowly", 0.0), 50.0, fast).resumes_at == 50.1
+
+
+@pytest.mark.parametrize("answer", [KeyRefused("no"), Throttled("slowly"), RUNNING])
+def test_the_problem_of_a_key_is_that_of_the_answer_that_blocks_it(answer: Observation) -> None:
+    assert after((50.0, answer)).problem == problem_in(answer)
 
 
 def test_a_new_key_is_good() -> None:

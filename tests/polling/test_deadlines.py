@@ -107,6 +107,21 @@ async def test_a_task_of_a_paused_credential_gets_no_last_poll(harness: Harness)
     assert "the last poll failed" in str(harness.event_data(watches[0])[0]["error"])
 
 
+async def test_the_event_of_a_task_that_waited_for_a_refused_key_says_so(harness: Harness) -> None:
+    harness.sandbox.keys = frozenset({"sk-another"})
+    poller = harness.poller(PollPolicy(first_delay=0.0, interval=0.02, max_interval=3600), concurrency=1)
+    watches = [await harness.register(harness.sandbox.create_task(DONE), lasts=0.3) for _ in range(5)]
+    await poller.load()
+    await harness.until(lambda: harness.store.now() > watches[-1].watch.deadline_at)
+    assert harness.sandbox.polls.total() == 1
+    await poller.check_deadlines()
+    await harness.until(lambda: poller.owned == 0)
+    assert harness.sandbox.polls.total() == 1
+    messages = {str(harness.event_data(watch)[0]["error"]) for watch in watches}
+    assert len(messages) == 1
+    assert "the task was not seen; the last poll failed: amux refused the key: Invalid token" in messages.pop()
+
+
 async def test_a_thousand_overdue_tasks_at_a_start_are_polled_once_each_and_a_few_at_a_time(harness: Harness) -> None:
     count = 2 * PAGE + 3
     new_watches = [harness.new_watch(f"sandbox_0_0_completed_{n}", age=100, lasts=99) for n in range(count)]
