@@ -36,12 +36,13 @@ class TaskQueue(Generic[Item, Mark]):
     of its places is skipped. The other one counts, even if it is the old one, which can be in a group with a mark.
     """
 
-    __slots__ = ("groups", "returned", "singles", "stale", "waiting")
+    __slots__ = ("groups", "most", "returned", "singles", "stale", "waiting")
 
     def __init__(self) -> None:
         self.groups: deque[Group[Item, Mark]] = deque()
         self.singles: Group[Item, Mark] | None = None  # the group to which new single items are added
         self.returned: Group[Item, Mark] | None = None  # the group to which single items are added again
+        self.most = 1  # how many items are taken together
         self.stale: Counter[Item] = Counter()  # for each removed item, how many of its places are stale
         self.waiting = 0  # items in the queue
 
@@ -51,6 +52,8 @@ class TaskQueue(Generic[Item, Mark]):
 
     def rejoin(self, item: Item) -> None:
         """Add a single item that was taken before."""
+        if self.returned is not None and len(self.returned.items) >= self.most:
+            self.returned = None  # after a start all items come back singly; new ones must not wait for all of them
         self.returned = self._added(self.returned, item)
 
     def _added(self, group: Group[Item, Mark] | None, item: Item) -> Group[Item, Mark]:
@@ -94,6 +97,7 @@ class TaskQueue(Generic[Item, Mark]):
 
         Return them, and their mark if they are a whole group.
         """
+        self.most = most
         taken: list[Item] = []
         mark: Mark | None = None
         while self.groups and len(taken) < most:

@@ -116,6 +116,19 @@ def test_an_item_that_never_stays_in_its_group_comes_out_once_a_round() -> None:
     assert marked >= 350
 
 
+def test_a_new_item_waits_a_round_even_if_all_items_are_added_again_singly() -> None:
+    made = queue((range(5_000), None))  # as after a start
+    for turn in range(150):
+        items, _ = made.take(50)
+        if -1 in items:
+            break
+        for item in items:
+            made.rejoin(item)
+        if turn == 10:
+            made.append(-1)
+    assert turn in range(100, 115)
+
+
 def test_new_single_items_fill_groups_that_are_not_full_the_newest_first() -> None:
     made = queue((range(9), None), (range(10, 20), None), *((range(n, n + 10), None) for n in range(100, 500, 10)))
     for item in (50, 51):
