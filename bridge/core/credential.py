@@ -9,6 +9,7 @@ from math import inf
 
 from bridge.core.model import KeyRefused, Observation, Problem, Throttled, TransientError
 from bridge.core.schedule import PollPolicy
+from bridge.core.watch import problem_in
 
 ALWAYS_THROTTLED_AFTER = 3  # 429s in a row; one or two are normal near amux's limit
 MIN_THROTTLE_SECONDS = 1.0  # with "Retry-After: 0", a probe would follow each answer at once
@@ -58,7 +59,8 @@ class CredentialHealth:
         """Why tasks with the key are not polled, as the error of a poll; None for a good key."""
         if not self.blocked:
             return None
-        return Problem("key_refused" if self.state is CredentialState.PAUSED else "slowed_down", self.message)
+        message = self.message or ""
+        return problem_in(KeyRefused(message) if self.state is CredentialState.PAUSED else Throttled(message))
 
 
 def health_after_answer(

@@ -31,7 +31,7 @@ from bridge.core.snapshots import shared_snapshot
 from bridge.core.task_class import class_by_credential
 from bridge.core.watch import TERMINAL, UnconfirmedFailure, problem_in, refusals_after, snapshot_after
 from bridge.polling.shared import NO_CLASS, TaskClass
-from bridge.polling.task_queue import TaskQueue
+from bridge.polling.task_queue import Group, TaskQueue
 from bridge.store.records import TaskView
 
 
@@ -233,15 +233,9 @@ class CredentialLane(TaskQueue[PolledTask, LastAnswer]):
     # A task that is not added with `extend` may have left the queue and come back, and its old place may be in a group
     # with a mark. Its record is forgotten, so the next answer about this group is decoded: see `keep_unchanged`.
 
-    def append(self, item: PolledTask) -> None:
-        """Add a new task."""
+    def _added(self, group: Group[PolledTask, LastAnswer] | None, item: PolledTask) -> Group[PolledTask, LastAnswer]:
         item.phase, item.running = Phase.BATCHED, None
-        super().append(item)
-
-    def rejoin(self, item: PolledTask) -> None:
-        """Add a task that was read, in a batch or singly. Its next read is a round later at most."""
-        item.phase, item.running = Phase.BATCHED, None
-        super().rejoin(item)
+        return super()._added(group, item)
 
     def put_back(self, items: Sequence[PolledTask]) -> None:
         """Add tasks to the front of the queue, in their order."""

@@ -57,6 +57,7 @@ class TaskQueue(Generic[Item, Mark]):
         self.returned = self._added(self.returned, item)
 
     def _added(self, group: Group[Item, Mark] | None, item: Item) -> Group[Item, Mark]:
+        """Add a single item to a group, or to a new one at the end; return the group."""
         if group is None:
             group = Group([])
             self.groups.append(group)
@@ -111,7 +112,7 @@ class TaskQueue(Generic[Item, Mark]):
             live = self._without_stale(places)
             mark = group.mark if is_whole and not taken and len(live) == len(places) else None
             taken += live
-            if taken and group.first == len(group.items) and self._has_full_groups(most):
+            if taken and group.first == len(group.items) and self._has_full_groups():
                 break
         is_small = len(taken) < most / 2
         if len(taken) < most and (mark is None or is_small) and (more := self._take_singles(most - len(taken))):
@@ -137,10 +138,10 @@ class TaskQueue(Generic[Item, Mark]):
         if group.first == len(group.items):
             self.groups.popleft()
 
-    def _has_full_groups(self, most: int) -> bool:
+    def _has_full_groups(self) -> bool:
         """Whether the groups are nearly full and not too large, counting the group that was just taken."""
         is_empty = self.singles is not None and not self.singles.items
-        places = (len(self.groups) + 1 - is_empty) * most
+        places = (len(self.groups) + 1 - is_empty) * self.most
         return places * FULL_SHARE <= self.waiting <= places
 
     def _without_stale(self, items: Sequence[Item]) -> Sequence[Item]:

@@ -130,6 +130,17 @@ class World:
         return task.snapshot, task.reading, task.submitted_at, task.phase, times, counts
 
 
+def two_tasks_in_a_batch() -> tuple[World, list[PolledTask]]:
+    """A lane without waiting tasks, and two running tasks that wait for an answer."""
+    world = World()
+    tasks = [world.task, PolledTask("row_2", "task_2", world.task.credential)]
+    for task in tasks:
+        task.task_class, task.snapshot, task.submitted_at = MODEL, plain_snapshot("in_progress", 30), 1_795_446_200.0
+        task.phase = Phase.POLLING
+    world.lane.clear()
+    return world, tasks
+
+
 @settings(max_examples=400)
 @given(STEPS)
 @example(["loaded", {}, {"progress": "31%"}])
@@ -166,12 +177,7 @@ def test_a_record_that_comes_again_is_not_skipped_after_an_event(missed: str) ->
     ],
 )
 def test_an_answer_is_remembered_if_all_its_tasks_run_and_are_kept(second: dict[str, Any], *, is_marked: bool) -> None:
-    world = World()
-    tasks = [world.task, PolledTask("row_2", "task_2", world.task.credential)]
-    for task in tasks:
-        task.task_class, task.snapshot, task.submitted_at = MODEL, plain_snapshot("in_progress", 30), 1_795_446_200.0
-        task.phase = Phase.POLLING
-    world.lane.clear()
+    world, tasks = two_tasks_in_a_batch()
     body = orjson.dumps({"code": "success", "data": [row("task_1"), row("task_2") | second]})
     answer = observe_batch(200, "application/json", body, ASKED)
     assert isinstance(answer, BatchAnswer)
@@ -184,12 +190,7 @@ def test_an_answer_is_remembered_if_all_its_tasks_run_and_are_kept(second: dict[
 
 @pytest.mark.parametrize("other", ["dropped", "live platform", "no model", "none"])
 def test_an_answer_is_not_remembered_if_one_of_its_tasks_needs_other_work(other: str) -> None:
-    world = World()
-    tasks = [world.task, PolledTask("row_2", "task_2", world.task.credential)]
-    for task in tasks:
-        task.task_class, task.snapshot, task.submitted_at = MODEL, plain_snapshot("in_progress", 30), 1_795_446_200.0
-        task.phase = Phase.POLLING
-    world.lane.clear()
+    world, tasks = two_tasks_in_a_batch()
     if other == "dropped":
         tasks[1].phase = Phase.DROPPED
     elif other == "live platform":
